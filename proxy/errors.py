@@ -1,0 +1,78 @@
+"""The few errors of ours, and what a client or an operator sees of each.
+
+`MeterError` is a fault the operator can do something about: one line, no traceback, exit code beside it.
+`RelayError` is an answer the proxy gives a client by itself, in DeepSeek's error shape. Nothing else leaves the inside.
+"""
+
+import msgspec
+
+
+class MeterError(Exception):
+    """Something the operator has to know, in one line that says what happened, where, and what to do."""
+
+    exit_code = 1
+
+
+class SettingsError(MeterError):
+    """A setting that cannot be used. Says the file or variable, the key, and what was expected there."""
+
+    exit_code = 2
+
+
+class CatalogError(MeterError):
+    """A catalog of versions or prices that cannot be used. Says the file, the row and the reason."""
+
+    exit_code = 2
+
+
+class StoreUnavailableError(MeterError):
+    """Redis does not answer, refuses us, or is not one we can use."""
+
+
+class RelayError(Exception):
+    """An exchange the proxy has to answer by itself.
+
+    `status` is what the client sees; `kind` and `code` fill `type` and `code` of DeepSeek's error shape
+    (api-docs.deepseek.com, quick_start/error_codes).
+    """
+
+    status = 500
+    kind = "internal_error"
+    code = "internal_error"
+
+    def body(self) -> bytes:
+        """The error as a client of DeepSeek expects it: `{"error":{"message","type","param","code"}}`."""
+        error = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+
+class RequestTooLargeError(RelayError):
+    """The request's body is larger than `[gateway] max_request_bytes`."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UpstreamUnreachableError(RelayError):
+    """No connection to the upstream, a failed TLS handshake, or one lost before the first byte of an answer."""
+
+    status = 502
+    kind = "upstream_error"
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeoutError(RelayError):
+    """The upstream did not connect or answer within the configured time."""
+
+    status = 504
+    kind = "upstream_error"
+    code = "upstream_timeout"
+
+
+class UpstreamBrokeError(Exception):
+    """The upstream's body ended before its end. The client has its head already and sees the same break."""
+
+
+class UpstreamStalledError(UpstreamBrokeError):
+    """The upstream fell silent, or took longer than the whole exchange may, after its answer had begun."""

@@ -1,0 +1,1 @@
+"""The data path: a request in, the upstream's answer out, one record."""

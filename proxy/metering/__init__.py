@@ -1,0 +1,1 @@
+"""Pure: bytes in, facts out. No I/O, no clock, no `async`, no logging here."""
