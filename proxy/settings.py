@@ -25,7 +25,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of `meter.toml`. Unknown keys are errors, because a misspelt limit is no limit."""
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(_Section, frozen=True):
     """The API port: what applications point `base_url` at."""
 
     listen: Annotated[str, Meta(description="address of the API port")] = "127.0.0.1:8400"
@@ -44,7 +44,7 @@ class GatewaySettings(_Section):
     ] = ""
 
 
-class UpstreamSettings(_Section):
+class UpstreamSettings(_Section, frozen=True):
     """The API that answers."""
 
     url: Annotated[str, Meta(pattern="^https?://", description="base URL of the upstream")] = "https://api.deepseek.com"
@@ -59,7 +59,7 @@ class UpstreamSettings(_Section):
     ca_file: Annotated[str, Meta(description="own CA bundle (PEM) for TLS to the upstream; empty: the system's")] = ""
 
 
-class ConsoleSettings(_Section):
+class ConsoleSettings(_Section, frozen=True):
     """The console port: metrics and health."""
 
     listen: Annotated[str, Meta(description="address of the console port")] = "127.0.0.1:8401"
@@ -80,7 +80,7 @@ class ConsoleSettings(_Section):
     )
 
 
-class StoreSettings(_Section):
+class StoreSettings(_Section, frozen=True):
     """Where counters live."""
 
     redis_url: Annotated[
@@ -103,7 +103,7 @@ class StoreSettings(_Section):
     )
 
 
-class JournalSettings(_Section):
+class JournalSettings(_Section, frozen=True):
     """The local disk between an exchange and Redis."""
 
     fsync: Annotated[
@@ -122,7 +122,7 @@ class JournalSettings(_Section):
     ] = 256 * 1024 * 1024
 
 
-class PricingSettings(_Section):
+class PricingSettings(_Section, frozen=True):
     """How tokens become money."""
 
     billing_currency: Annotated[Literal["USD", "CNY"], Meta(description="the currency alerts and budgets use")] = "USD"
@@ -131,7 +131,7 @@ class PricingSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(_Section, frozen=True):
     """What is written to standard error. Prompts, answers and keys never are."""
 
     level: Annotated[
@@ -140,7 +140,7 @@ class LogSettings(_Section):
     format: Annotated[Literal["json", "text"], Meta(description="`json`: one object a line; `text`: readable")] = "text"
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """All sections. Frozen: a change of settings is a new object."""
 
     gateway: GatewaySettings = GatewaySettings()
