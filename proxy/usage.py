@@ -88,6 +88,10 @@ class Band(StrEnum):
     UNKNOWN = "unknown"
 
 
+CURRENCIES = ("USD", "CNY")
+"""The currencies DeepSeek publishes prices in. They stand side by side and are never converted or added."""
+
+
 class Missing(StrEnum):
     """Why a metered exchange has no reported usage."""
 
@@ -170,6 +174,7 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `usage` is None where nothing was reported and nothing was estimated; then `source` is `none` and, for a metered
     dialect, `missing` says why. Where the counts are estimated, `missing` says why they were not reported.
+    `violations` names the rules a reported usage broke, and `reported_usage` then keeps it literally, as JSON.
     `start_s` is when the request's head was read, `first_chunk_s` when the first byte of the response's body came
     (0.0: none came), `end_s` when the exchange ended; `duration_s` and `first_chunk_after_s` are measured on the
     monotonic clock. A currency without a charge is a currency in which this exchange has no price.
@@ -197,7 +202,20 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: TokenUsage | None = None
     missing: Missing | None = None
     violations: tuple[Rule, ...] = ()
+    reported_usage: str = ""
     charges: tuple[Charge, ...] = ()
     pricing_instant_s: float = 0.0
     first_chunk_s: float = 0.0
     first_chunk_after_s: float = 0.0
+
+
+LABEL_CHARACTERS = 128
+"""Longest label value. A name beyond it is cut, never refused: metering cannot hurt relaying."""
+
+
+def clean_label(text: str) -> str:
+    """`text` as it may stand in a metric, a journal line and a Redis field: printable, at most 128 characters."""
+    if len(text) <= LABEL_CHARACTERS and text.isprintable():
+        return text
+    printable = "".join(character if character.isprintable() else "?" for character in text[:LABEL_CHARACTERS])
+    return printable.strip()

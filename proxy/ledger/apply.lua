@@ -1,0 +1,130 @@
+-- Applies one folded batch, or changes nothing. Arguments come as one JSON document in which every number is a string:
+-- Lua's numbers are doubles, so totals are only ever added by HINCRBY.
+--
+-- KEYS[1] journal  KEYS[2] series_seen  KEYS[3] sightings  KEYS[4] records  KEYS[5] record_index  KEYS[6] quarantine
+-- KEYS[7...] the hashes of the additions, in their order
+-- ARGV[1] {first, last, additions: [{expires_s, fields: [name, value, ...]}], sums: [name, value, ...],
+--          sightings: [field, instant, ...], records: [id, payload, ...], quarantined: [payload, ...], kept}
+--
+-- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one | {"refused", reason}.
+-- Redis does not undo a script that fails half-way: everything is checked before the first write.
+
+local DIGITS = 18 -- two numbers of 18 digits cannot leave the range of HINCRBY
+local CHUNK = 500 -- values handed to one command; Lua's stack holds a few thousand
+local SIGHTINGS_KEPT = 2000
+
+local batch = cjson.decode(ARGV[1])
+local now = redis.call('TIME')
+local now_s = tonumber(now[1])
+
+local stored = redis.call('HGET', KEYS[1], 'number') or '0'
+if tonumber(batch.first) ~= tonumber(stored) + 1 then
+  return {'behind', stored}
+end
+
+local function is_integer(text)
+  return type(text) == 'string' and #text <= DIGITS and string.match(text, '^%-?%d+$') ~= nil
+end
+
+local function check_type(key, wanted)
+  local found = redis.call('TYPE', key).ok
+  if found ~= 'none' and found ~= wanted then
+    return key .. ' holds a ' .. found .. ', not a ' .. wanted
+  end
+end
+
+-- The current values of a hash's fields: an error text, or the fields that are not there yet.
+local function check_fields(key, pairs_list)
+  local fresh = {}
+  for start = 1, #pairs_list, CHUNK * 2 do
+    local names = {}
+    for i = start, math.min(start + CHUNK * 2 - 1, #pairs_list), 2 do
+      names[#names + 1] = pairs_list[i]
+      if not is_integer(pairs_list[i + 1]) then
+        return 'not an integer of at most 18 digits: ' .. pairs_list[i]
+      end
+    end
+    local values = redis.call('HMGET', key, unpack(names))
+    for i = 1, #names do
+      if values[i] == false then
+        fresh[#fresh + 1] = names[i]
+      elseif not is_integer(values[i]) then
+        return 'the total is not an integer of at most 18 digits: ' .. names[i]
+      end
+    end
+  end
+  return nil, fresh
+end
+
+for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream'}) do
+  local wrong = check_type(KEYS[index], wanted)
+  if wrong then return {'refused', wrong} end
+end
+local fresh_series = {}
+for index, addition in ipairs(batch.additions) do
+  local key = KEYS[6 + index]
+  local wrong = check_type(key, 'hash')
+  if wrong then return {'refused', wrong} end
+  local reason, fresh = check_fields(key, addition.fields)
+  if reason then return {'refused', reason} end
+  if index == 1 then fresh_series = fresh end
+end
+local wrong_sum = check_fields(KEYS[1], batch.sums)
+if wrong_sum then return {'refused', wrong_sum} end
+
+-- From here on everything is written.
+local now_ms = now[1] .. string.format('%03d', math.floor(tonumber(now[2]) / 1000))
+for _, field in ipairs(fresh_series) do
+  redis.call('HSET', KEYS[2], field, now_ms)
+end
+for index, addition in ipairs(batch.additions) do
+  local key = KEYS[6 + index]
+  local expires_s = tonumber(addition.expires_s)
+  if expires_s == 0 or expires_s > now_s then
+    for i = 1, #addition.fields, 2 do
+      redis.call('HINCRBY', key, addition.fields[i], addition.fields[i + 1])
+    end
+    if expires_s > 0 then redis.call('EXPIREAT', key, addition.expires_s) end
+  end
+end
+for i = 1, #batch.sums, 2 do
+  redis.call('HINCRBY', KEYS[1], batch.sums[i], batch.sums[i + 1])
+end
+
+-- A sighting keeps its first and its last instant: "<first> <last>".
+for i = 1, #batch.sightings, 2 do
+  local field, instant = batch.sightings[i], batch.sightings[i + 1]
+  local known = redis.call('HGET', KEYS[3], field)
+  if known then
+    local first, last = string.match(known, '^(%S+) (%S+)$')
+    if tonumber(instant) < tonumber(first) then first = instant end
+    if tonumber(instant) > tonumber(last) then last = instant end
+    redis.call('HSET', KEYS[3], field, first .. ' ' .. last)
+  elseif redis.call('HLEN', KEYS[3]) < SIGHTINGS_KEPT then
+    redis.call('HSET', KEYS[3], field, instant .. ' ' .. instant)
+  end
+end
+
+-- The newest records, and the index by their ids, trimmed together.
+local kept = tonumber(batch.kept)
+if kept > 0 then
+  for i = 1, #batch.records, 2 do
+    local id = redis.call('XADD', KEYS[4], '*', 'id', batch.records[i], 'record', batch.records[i + 1])
+    redis.call('HSET', KEYS[5], batch.records[i], id)
+  end
+  local excess = redis.call('XLEN', KEYS[4]) - kept
+  while excess > 0 do
+    local oldest = redis.call('XRANGE', KEYS[4], '-', '+', 'COUNT', math.min(excess, CHUNK))
+    for _, entry in ipairs(oldest) do
+      redis.call('HDEL', KEYS[5], entry[2][2])
+      redis.call('XDEL', KEYS[4], entry[1])
+    end
+    excess = excess - #oldest
+  end
+end
+for _, payload in ipairs(batch.quarantined) do
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', '10000', '*', 'record', payload)
+end
+
+redis.call('HSET', KEYS[1], 'number', batch.last)
+return {'applied', batch.last}

@@ -1,0 +1,252 @@
+"""The journal: records on the local disk, between the end of an exchange and Redis.
+
+One directory per process life, one writer, numbered lines with checksums in segment files:
+
+    <journals>/<id>/lock                      flock held by the owner as long as it lives
+    <journals>/<id>/00000000000000000001.log  <number> <crc32 of number and payload> <payload>\n
+
+Rule 1: a start opens a new journal and never appends to an old one.
+Rule 2: a line is one `write`; a write that fails leaves no trace in the file.
+Rule 3: a torn last line is dropped. Any other damage stops the reading there, by name, and the file is kept.
+This file knows lines and numbers, not what stands in them.
+"""
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from proxy.errors import MeterError
+
+READ_BYTES: Final = 256 * 1024
+
+
+class JournalDamagedError(MeterError):
+    """A line in the middle of a journal does not hold what was written."""
+
+
+class Entry(NamedTuple):
+    """One line: its number and what was written under it."""
+
+    number: int
+    payload: bytes
+
+
+class JournalWriter:
+    """The one writer of a new journal. Not for several threads, but `sync` may run beside `append` in another."""
+
+    def __init__(self, journals: Path, journal_id: str, segment_bytes: int) -> None:
+        """Create the journal and take its lock. Raises OSError if the directory cannot be written."""
+        self.journal_id = journal_id
+        self.path = journals / journal_id
+        self.path.mkdir(parents=True)
+        self._lock = _open_lock(self.path)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._segment_bytes = segment_bytes
+        self._fd = -1
+        self._size = 0
+        self._unsynced: list[int] = []  # finished segments that wait for their fsync
+        self.number = 0
+        self.synced_number = 0
+
+    def __repr__(self) -> str:
+        return f"<JournalWriter {self.journal_id} written={self.number} synced={self.synced_number}>"
+
+    def append(self, payload: bytes) -> int:
+        """Write one line and return its number. Raises OSError with the file as it was before."""
+        number = self.number + 1
+        self._open_segment_for(number)
+        line = _line(number, payload)
+        try:
+            written = os.write(self._fd, line)
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            raise
+        if written != len(line):
+            os.ftruncate(self._fd, self._size)
+            raise OSError(f"{self.path}: short write, is the disk full?")
+        self._size += written
+        self.number = number
+        return number
+
+    def sync(self) -> None:
+        """Force everything written so far to the disk. Raises OSError."""
+        number, current = self.number, self._fd
+        if number == self.synced_number:
+            return
+        finished, self._unsynced = self._unsynced, []
+        for fd in finished:
+            os.fsync(fd)
+            os.close(fd)
+        os.fsync(current)
+        self.synced_number = number
+
+    def close(self) -> None:
+        """Sync and give up the lock; the journal can then be adopted."""
+        if self._fd >= 0:
+            self.sync()
+            os.close(self._fd)
+            self._fd = -1
+        os.close(self._lock)
+
+    def _open_segment_for(self, number: int) -> None:
+        if self._fd >= 0 and self._size < self._segment_bytes:
+            return
+        fd = os.open(_segment(self.path, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        if self._fd >= 0:
+            self._unsynced.append(self._fd)
+        self._fd, self._size = fd, 0
+        _sync_directory(self.path)
+
+
+class JournalReader:
+    """Reads the lines of a journal in order, again and again from wherever it is asked to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal_id = path.name
+        self._next = 0  # the number the kept position stands before
+        self._file = -1
+        self._block = b""  # what was read of the file, and
+        self._at = 0  # how far into it the position stands
+
+    def __repr__(self) -> str:
+        return f"<JournalReader {self.journal_id} before {self._next}>"
+
+    def read(self, first: int, last: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries from `first` to `last`; fewer where the journal ends for now.
+
+        Where the lines from `first` on are gone, the entries begin at the first one that is left. Raises JournalDamagedError for damage anywhere but in the last line.
+        """
+        if first != self._next or self._file < 0:
+            self._seek(first)
+        entries: list[Entry] = []
+        while self._next <= last and len(entries) < limit:
+            entry = self._next_entry()
+            if entry is None:
+                break
+            if entry.number >= first:
+                entries.append(entry)
+            self._next = entry.number + 1
+        return entries
+
+    def first_number(self) -> int | None:
+        """The first number that is still there; None in a journal without lines."""
+        return next((first for first, _ in segments(self.path)), None)
+
+    def last_number(self) -> int:
+        """The last whole line's number, 0 in an empty journal. For journals whose owner is gone."""
+        found = list(segments(self.path))
+        if not found:
+            return 0
+        first = found[-1][0]
+        last = first - 1
+        while entries := self.read(last + 1, last + 4096, 4096):
+            last = entries[-1].number
+        return last
+
+    def close(self) -> None:
+        """Give up the open file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _seek(self, number: int) -> None:
+        """Stand at the start of the segment that holds `number`; the lines before it are read over."""
+        self.close()
+        self._next = 0
+        start = None
+        for first, _ in segments(self.path):
+            if start is None or first <= number:
+                start = first
+        if start is not None:
+            self._open(start)
+
+    def _open(self, first: int) -> None:
+        self.close()
+        self._file = os.open(_segment(self.path, first), os.O_RDONLY)
+        self._block, self._at = b"", 0
+        self._next = first
+
+    def _next_entry(self) -> Entry | None:
+        """The line at the position, or None where the journal ends for now."""
+        if self._file < 0:
+            return None
+        line = self._next_line()
+        if line is None:
+            if not _segment(self.path, self._next).exists() or self._stands_at_start():
+                return None
+            self._open(self._next)
+            line = self._next_line()
+            if line is None:
+                return None
+        entry = _parse(line)
+        if entry is None or entry.number != self._next:
+            raise JournalDamagedError(
+                f"{self.path}: line {self._next} is damaged; the file is kept, nothing behind it was applied"
+            )
+        return entry
+
+    def _stands_at_start(self) -> bool:
+        return os.lseek(self._file, 0, os.SEEK_CUR) == 0
+
+    def _next_line(self) -> bytes | None:
+        while True:
+            end = self._block.find(b"\n", self._at)
+            if end >= 0:
+                line = self._block[self._at : end]
+                self._at = end + 1
+                return line
+            more = os.read(self._file, READ_BYTES)
+            if not more:
+                return None
+            self._block, self._at = self._block[self._at :] + more, 0
+
+
+def segments(path: Path) -> Iterator[tuple[int, Path]]:
+    """First number and file of every segment of a journal, in order."""
+    for file in sorted(path.glob("*.log")):
+        yield int(file.stem), file
+
+
+def lock_abandoned(path: Path) -> int | None:
+    """Take the lock of a journal whose owner is gone: the open lock (close it to give it up), None if it is in use."""
+    lock = _open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _segment(path: Path, first: int) -> Path:
+    return path / f"{first:020d}.log"
+
+
+def _line(number: int, payload: bytes) -> bytes:
+    return b"%d %08x %b\n" % (number, zlib.crc32(payload, number & 0xFFFFFFFF), payload)
+
+
+def _parse(line: bytes) -> Entry | None:
+    head, _, payload = line.partition(b" ")
+    checksum, _, payload = payload.partition(b" ")
+    try:
+        number, crc = int(head), int(checksum, 16)
+    except ValueError:
+        return None
+    return Entry(number, payload) if zlib.crc32(payload, number & 0xFFFFFFFF) == crc else None
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,122 @@
+"""The reader of chat completions, streamed or not (FIM completions report in the same places).
+
+A typed decoder looks at the few fields that count and skips the rest; prompts and answers are never kept, not even
+decoded: of a delta only whether it is empty. The last usage seen wins, wherever it stands; usages are never summed.
+DeepSeek puts it on the finish chunk, whose `choices` is not empty (recordings; api-docs.deepseek.com said otherwise).
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from proxy.metering.faults import MeteringFaultError
+from proxy.metering.reading import Reading
+from proxy.metering.sse import DONE
+from proxy.metering.usage_report import read_usage
+from proxy.usage import Missing
+
+
+class _Delta(msgspec.Struct):
+    """Undecoded pieces: all that is asked of them is whether they are empty."""
+
+    content: Raw | UnsetType = UNSET
+    reasoning_content: Raw | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: Raw | UnsetType = UNSET
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    model: str | None = None
+    system_fingerprint: str | None = None
+    choices: list[_Choice] | None = None
+    usage: Raw | UnsetType = UNSET
+
+
+class _UsageOnly(msgspec.Struct):
+    usage: Raw | UnsetType = UNSET
+
+
+_NULL: Final = b"null"
+_EMPTY: Final = (b'""', _NULL, b"[]")
+
+
+class ChatReader:
+    """Reads the JSON documents of one response, events of a stream or the one body, into a `Reading`."""
+
+    __slots__ = ("_completion", "_usage_only", "reading")
+
+    def __init__(self) -> None:
+        self._completion = msgspec.json.Decoder(_Completion)
+        self._usage_only = msgspec.json.Decoder(_UsageOnly)
+        self.reading = Reading()
+
+    def __repr__(self) -> str:
+        return f"<ChatReader {self.reading!r}>"
+
+    def read(self, document: bytes) -> None:
+        """Take one document. One that cannot be read is noted in the reading; none raises."""
+        if document == DONE:
+            self.reading.ended = True
+            return
+        try:
+            seen = self._completion.decode(document)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._read_usage_only(document)
+            return
+        self._take_names(seen)
+        if seen.choices:
+            self._take_choices(seen.choices)
+        if seen.usage is not UNSET:
+            self._take_usage(bytes(seen.usage))
+
+    def _take_names(self, seen: _Completion) -> None:
+        if seen.model:
+            self.reading.served_model = seen.model
+        if seen.system_fingerprint:
+            self.reading.fingerprint = seen.system_fingerprint
+
+    def _take_choices(self, choices: list[_Choice]) -> None:
+        for choice in choices:
+            if choice.finish_reason:
+                self.reading.finish_reason = choice.finish_reason
+            if choice.delta is not None:
+                self._take_delta(choice.delta)
+            elif not _is_empty(choice.text):
+                self.reading.answer_deltas += 1
+
+    def _take_delta(self, delta: _Delta) -> None:
+        if not _is_empty(delta.reasoning_content):
+            self.reading.reasoning_deltas += 1
+        if not _is_empty(delta.content):
+            self.reading.answer_deltas += 1
+        if not _is_empty(delta.tool_calls):
+            self.reading.tool_deltas += 1
+
+    def _take_usage(self, raw: bytes) -> None:
+        if raw == _NULL:
+            return
+        try:
+            self.reading.report = read_usage(raw)
+            self.reading.fault = None
+        except MeteringFaultError as fault:
+            self.reading.fault = fault.missing
+
+    def _read_usage_only(self, document: bytes) -> None:
+        """A document of an unexpected shape may still carry a usage; one that is no JSON carries none."""
+        try:
+            seen = self._usage_only.decode(document)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.reading.fault = Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY
+            return
+        if seen.usage is not UNSET:
+            self._take_usage(bytes(seen.usage))
+
+
+def _is_empty(raw: Raw | UnsetType) -> bool:
+    return raw is UNSET or bytes(raw) in _EMPTY

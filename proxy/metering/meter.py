@@ -1,0 +1,129 @@
+"""Watches one response: `feed` its chunks as they pass, `finish` at its end, get a `Reading`.
+
+Rule 1: a meter only looks. It keeps no more than one unfinished event, or one JSON body up to a cap.
+Rule 2: where the bytes are cut makes no difference.
+Rule 3: what it cannot read ends the metering of this exchange with a reason in the reading, and never raises.
+The form is told by the first byte that is not blank, not by the content type: DeepSeek sends JSON errors as
+octet-stream, and a stream request may be answered with JSON. Blank lines before either are its keep-alive.
+"""
+
+from typing import Final
+
+from proxy.metering.chat import ChatReader
+from proxy.metering.encoding import Decompressor, decompressor
+from proxy.metering.faults import MeteringFaultError
+from proxy.metering.reading import Reading
+from proxy.metering.sse import EventSplitter
+from proxy.usage import Api, Missing
+
+MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+"""Longest JSON body held. The longest answer the API gives, 384K tokens, is about 2 MB of text."""
+
+_BOM: Final = b"\xef\xbb\xbf"
+_READ_AS_CHAT: Final = frozenset({Api.CHAT, Api.FIM})
+
+
+class Meter:
+    """An incremental, bounded reader of one response body."""
+
+    __slots__ = ("_body", "_body_bytes", "_decompressor", "_events", "_fault", "_head", "_is_json", "_reader")
+
+    def __init__(self, api: Api, content_encoding: str = "") -> None:
+        self._reader = ChatReader()
+        self._events: EventSplitter | None = None
+        self._is_json = False
+        self._head = b""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._fault: Missing | None = None if api in _READ_AS_CHAT else Missing.UNSUPPORTED_API
+        self._decompressor: Decompressor | None = None
+        self._prepare(content_encoding)
+
+    def __repr__(self) -> str:
+        return f"<Meter {self._reader.reading!r} fault={self._fault}>"
+
+    @property
+    def ended(self) -> bool:
+        """True once the stream's own end mark went by."""
+        return self._reader.reading.ended
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the next piece of the body."""
+        if self._fault is not None:
+            return
+        try:
+            self._take(chunk)
+        except MeteringFaultError as fault:
+            self._give_up(fault.missing)
+
+    def finish(self) -> Reading:
+        """All that was seen; to be called once, at the end of the body, however it ended."""
+        if self._fault is None:
+            try:
+                self._take_rest()
+            except MeteringFaultError as fault:
+                self._give_up(fault.missing)
+        reading = self._reader.reading
+        reading.streamed = self._events is not None
+        if self._fault is not None and reading.report is None:
+            reading.fault = self._fault
+        return reading
+
+    def give_up(self, missing: Missing) -> None:
+        """Stop looking, for a reason found outside."""
+        self._give_up(missing)
+
+    def _prepare(self, content_encoding: str) -> None:
+        try:
+            self._decompressor = decompressor(content_encoding)
+        except MeteringFaultError as fault:
+            self._give_up(self._fault or fault.missing)
+
+    def _take(self, chunk: bytes) -> None:
+        if self._decompressor is not None:
+            for piece in self._decompressor.feed(chunk):
+                self._take_plain(piece)
+        else:
+            self._take_plain(chunk)
+
+    def _take_plain(self, chunk: bytes) -> None:
+        if self._events is not None:
+            for event in self._events.feed(chunk):
+                self._reader.read(event)
+        elif self._is_json:
+            self._hold(chunk)
+        else:
+            self._take_head(chunk)
+
+    def _take_head(self, chunk: bytes) -> None:
+        """Decide the form as soon as there is a byte that is not blank (nor part of a byte order mark)."""
+        self._head = (self._head + chunk).lstrip(b" \t\r\n")
+        if _BOM.startswith(self._head):  # nothing yet, or the mark cut short
+            return
+        start = self._head.removeprefix(_BOM).lstrip(b" \t\r\n")
+        if not start:
+            return
+        self._head = b""
+        self._is_json = start.startswith((b"{", b"["))
+        if not self._is_json:
+            self._events = EventSplitter()
+        self._take_plain(start)
+
+    def _hold(self, chunk: bytes) -> None:
+        self._body.append(chunk)
+        self._body_bytes += len(chunk)
+        if self._body_bytes > MAX_BODY_BYTES:
+            raise MeteringFaultError(Missing.BODY_TOO_LARGE)
+
+    def _take_rest(self) -> None:
+        if self._is_json:
+            self._reader.read(b"".join(self._body))
+            self._body = []
+        elif self._events is not None:
+            for event in self._events.finish():
+                self._reader.read(event)
+
+    def _give_up(self, missing: Missing) -> None:
+        self._fault = missing
+        self._body = []
+        self._head = b""
