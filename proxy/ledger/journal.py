@@ -1,4 +1,4 @@
-"""The journal: records on the local disk, between the end of an exchange and Redis.
+r"""The journal: records on the local disk, between the end of an exchange and Redis.
 
 One directory per process life, one writer, numbered lines with checksums in segment files:
 
@@ -41,9 +41,7 @@ class JournalWriter:
         """Create the journal and take its lock. Raises OSError if the directory cannot be written."""
         self.journal_id = journal_id
         self.path = journals / journal_id
-        self.path.mkdir(parents=True)
-        self._lock = _open_lock(self.path)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = _create_locked(self.path)
         self._segment_bytes = segment_bytes
         self._fd = -1
         self._size = 0
@@ -220,6 +218,23 @@ def lock_abandoned(path: Path) -> int | None:
         os.close(lock)
         return None
     return lock
+
+
+def _create_locked(path: Path) -> int:
+    """Make the directory and take its lock before anyone can find it by its name."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unborn = path.with_name(f".{path.name}")
+    unborn.mkdir(mode=0o700)
+    lock = _open_lock(unborn)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unborn.rename(path)
+    _sync_directory(path.parent)
+    return lock
+
+
+def journals_in(directory: Path) -> list[Path]:
+    """The journals of a data dir, oldest first by name; those just being made are left out."""
+    return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _open_lock(path: Path) -> int:

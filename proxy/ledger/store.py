@@ -83,7 +83,7 @@ class Store:
                 raise StoreUnavailableError(f"Redis {info['redis_version']} is too old: 6.2 or newer is needed")
             now = (await self._redis.time())[0]
             await self._redis.set(self.key("epoch"), now, nx=True)
-            return int(await self._redis.get(self.key("epoch")))
+            return int(await self._redis.get(self.key("epoch")) or now)
 
     async def doubts(self) -> list[str]:
         """What speaks against keeping money in this Redis: it may evict keys, or does not persist."""
@@ -128,7 +128,7 @@ class Store:
             stream_id = await _awaited(self._redis.hget(self.key("record_index"), exchange_id))
             if stream_id is None:
                 return None
-            found = await self._redis.xrange(self.key("records"), stream_id, stream_id)
+            found = await _awaited(self._redis.xrange(self.key("records"), stream_id, stream_id))
         return cast("bytes", found[0][1][b"record"]) if found else None
 
     async def clock_offset_s(self, now_s: float) -> float:
@@ -149,8 +149,10 @@ _FIXED_KEYS: Final = ("series_seen", "sightings", "records", "record_index", "qu
 
 
 def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> Store:
-    """A store at `url` (redis://, rediss://, unix://). Nothing is sent before the first call. Raises StoreUnavailableError
-    for a URL that is none."""
+    """The store at `url` (redis://, rediss://, unix://); nothing is sent before the first call.
+
+    Raises StoreUnavailableError for a URL that is none.
+    """
     limits = {**_QUICK, **timeouts}
     try:
         client = redis.Redis.from_url(

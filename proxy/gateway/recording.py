@@ -1,0 +1,138 @@
+"""From what was seen of an exchange to its one record: plain values in, a `UsageRecord` out."""
+
+from collections.abc import Callable, Mapping
+from datetime import date
+from typing import Final
+
+import msgspec
+
+from proxy.metering.estimation import estimate
+from proxy.metering.reading import Reading
+from proxy.metering.request import RequestFacts
+from proxy.pricing.catalog import Catalog
+from proxy.pricing.cost import price_usage
+from proxy.pricing.versions import resolve
+from proxy.usage import (
+    METERED_APIS,
+    Charge,
+    Missing,
+    Outcome,
+    Purpose,
+    Source,
+    TokenUsage,
+    UsageRecord,
+    clean_label,
+)
+
+_BROKEN_OFF: Final = frozenset(
+    {Outcome.CLIENT_DISCONNECTED, Outcome.UPSTREAM_DISCONNECTED, Outcome.TIMED_OUT, Outcome.INTERRUPTED}
+)
+
+
+class ExchangeFacts(msgspec.Struct, frozen=True):
+    """What the relay knows of an exchange at its end.
+
+    `sent` is False where the upstream never saw the request; `answered` is True where `status` is the upstream's own.
+    """
+
+    exchange_id: str
+    request: RequestFacts
+    upstream: str
+    app: str
+    purpose: Purpose
+    expected_version: str
+    outcome: Outcome
+    status: int
+    sent: bool
+    answered: bool
+    start_s: float
+    end_s: float
+    duration_s: float
+    first_chunk_s: float
+    first_chunk_after_s: float
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    """What is needed to tell the version of an exchange and its price."""
+
+    catalog: Catalog
+    instant: str = "end"
+    holidays: Mapping[int, frozenset[date]] = {}
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    source: Source
+    usage: TokenUsage | None = None
+    missing: Missing | None = None
+
+
+RecordMaker = Callable[[ExchangeFacts, Reading | None], UsageRecord]
+
+
+def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing) -> UsageRecord:
+    """The record of an exchange. `reading` is None where nothing was metered."""
+    seen = reading or Reading()
+    counts = _counts(facts, seen)
+    instant_s = facts.end_s if pricing.instant == "end" else facts.start_s
+    version = resolve(
+        pricing.catalog,
+        upstream=facts.upstream,
+        requested=facts.request.model,
+        served=seen.served_model,
+        fingerprint=seen.fingerprint,
+        at_s=facts.start_s,
+    )
+    charges = _charges(pricing, counts.usage, version.version, instant_s)
+    report = seen.report
+    return UsageRecord(
+        exchange_id=facts.exchange_id,
+        api=facts.request.api,
+        upstream=facts.upstream,
+        model=facts.request.model,
+        version=version.version,
+        how=version.how,
+        outcome=facts.outcome,
+        source=counts.source,
+        app=facts.app,
+        purpose=facts.purpose,
+        start_s=facts.start_s,
+        end_s=facts.end_s,
+        duration_s=facts.duration_s,
+        served_model=clean_label(seen.served_model),
+        fingerprint=clean_label(seen.fingerprint),
+        expected_version=facts.expected_version,
+        status=facts.status,
+        finish_reason=clean_label(seen.finish_reason),
+        streamed=seen.streamed or facts.request.streamed,
+        usage=counts.usage,
+        missing=counts.missing,
+        violations=report.violations if report else (),
+        reported_usage=report.literal if report else "",
+        charges=charges,
+        pricing_instant_s=instant_s,
+        first_chunk_s=facts.first_chunk_s,
+        first_chunk_after_s=facts.first_chunk_after_s,
+    )
+
+
+def _counts(facts: ExchangeFacts, seen: Reading) -> _Counts:
+    """Reported where the provider reported; else an estimate where something may have been billed; else nothing."""
+    if seen.report is not None:
+        return _Counts(Source.REPORTED, seen.report.usage)
+    if facts.request.api not in METERED_APIS or not _may_have_cost(facts):
+        return _Counts(Source.NONE)
+    missing = seen.fault or (Missing.DISCONNECTED if facts.outcome in _BROKEN_OFF else Missing.NOT_REPORTED)
+    if missing is Missing.UNSUPPORTED_API:
+        return _Counts(Source.NONE, None, missing)
+    return _Counts(Source.ESTIMATED, estimate(seen, facts.request.body_bytes), missing)
+
+
+def _may_have_cost(facts: ExchangeFacts) -> bool:
+    """An exchange the upstream refused, or never saw, costs nothing (DeepSeek bills successful requests)."""
+    return facts.sent and (facts.status < 400 or not facts.answered) and facts.outcome is not Outcome.REFUSED
+
+
+def _charges(pricing: Pricing, usage: TokenUsage | None, version: str, instant_s: float) -> tuple[Charge, ...]:
+    if usage is None:
+        return ()
+    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays)

