@@ -1,0 +1,51 @@
+"""What the tokens of one exchange came to: tokens and a rate in, a `Charge` out.
+
+Rule: each kind is rounded half-even to whole nano-units once, here; every total anywhere is a sum of these. Integers
+only, because the sum over a billion records has to be exact and the same on every machine.
+"""
+
+from typing import Final
+
+from proxy.pricing.calendar import HolidayCalendar
+from proxy.pricing.catalog import Catalog
+from proxy.pricing.tariff import NO_HOLIDAYS, Rate, rate_at
+from proxy.usage import Charge, TokenUsage
+
+MILLION: Final = 1_000_000
+HALF: Final = MILLION // 2
+
+
+def charge(usage: TokenUsage, rate: Rate) -> Charge:
+    """What `usage` costs at `rate`, in nano-units of its currency.
+
+    Where the band is unknown the higher price is charged, and `uncertain_nanos` is how much less the lower price,
+    rounded in the same way, would have come to. It is never negative: the catalog refuses an off-peak price above peak.
+    """
+    nanos = _parts(usage, rate.nanos_per_million)
+    lower = rate.lower_nanos_per_million
+    uncertain = 0 if lower is None else sum(nanos) - sum(_parts(usage, lower))
+    return Charge(rate.currency, rate.price_id, rate.band, nanos, uncertain)
+
+
+def price_usage(
+    catalog: Catalog, usage: TokenUsage, version: str, at_s: float, holidays: HolidayCalendar = NO_HOLIDAYS
+) -> tuple[Charge, ...]:
+    """One charge for each currency in which `version` has a price at the instant; none where it has no price."""
+    rates = (rate_at(catalog, version, currency, at_s, holidays) for currency in catalog.sheets.get(version, ()))
+    return tuple(charge(usage, rate) for rate in rates if rate is not None)
+
+
+def _parts(usage: TokenUsage, prices: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    hit, miss, reasoning, answer = prices
+    return (
+        rounded(usage.input_cache_hit * hit),
+        rounded(usage.input_cache_miss * miss),
+        rounded(usage.output_reasoning * reasoning),
+        rounded(usage.output_answer * answer),
+    )
+
+
+def rounded(millionths: int) -> int:
+    """Millionths of a nano-unit as whole nano-units, half to even."""
+    whole, rest = divmod(millionths, MILLION)
+    return whole + (rest > HALF or (rest == HALF and whole & 1))

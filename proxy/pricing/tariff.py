@@ -1,0 +1,110 @@
+"""Which price was in force: version, currency and instant in, one dated price and its band out.
+
+Only one thing can be unknown here: whether a weekday inside a peak window was a public holiday, in a year whose calendar
+nobody has published or configured. Such an instant is charged at the peak price and carries the off-peak price beside
+it, so that the difference can be counted as uncertain instead of being guessed away.
+"""
+
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from proxy.pricing.calendar import HolidayCalendar, holiday, shanghai_day
+from proxy.pricing.catalog import Catalog, PeakRule, Sheet
+from proxy.pricing.rows import DAY_SECONDS, NANOS
+from proxy.usage import KINDS, Band, Kind
+
+NO_HOLIDAYS: Final[HolidayCalendar] = MappingProxyType({})
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A price in force: nano-units of `currency` per million tokens, in the order of `usage.KINDS`.
+
+    `lower_nanos_per_million` is the off-peak alternative where the band is unknown, else None. `price_id` names the
+    published price and stays the same in all its bands.
+    """
+
+    version: str
+    currency: str
+    price_id: str
+    band: Band
+    nanos_per_million: tuple[int, int, int, int]
+    lower_nanos_per_million: tuple[int, int, int, int] | None
+    source: str
+    review_by: date
+
+
+def rate_at(
+    catalog: Catalog, version: str, currency: str, at_s: float, holidays: HolidayCalendar = NO_HOLIDAYS
+) -> Rate | None:
+    """The rate at an instant (seconds since the epoch); None where no price is known, which is not a price of zero.
+
+    `holidays` holds the operator's own calendars per year and goes before the official ones.
+    """
+    sheet = sheet_at(catalog, version, currency, at_s)
+    if sheet is None:
+        return None
+    return _rate(version, currency, sheet, _band(sheet.rule, at_s, holidays, catalog.holidays))
+
+
+def bands(catalog: Catalog, version: str, currency: str, at_s: float) -> tuple[Rate, ...]:
+    """The rates of all bands in force at an instant: flat, or peak and off-peak; none where no price is known."""
+    sheet = sheet_at(catalog, version, currency, at_s)
+    if sheet is None:
+        return ()
+    names = (Band.FLAT,) if sheet.rule is None else (Band.PEAK, Band.OFF_PEAK)
+    return tuple(_rate(version, currency, sheet, band) for band in names)
+
+
+def currencies(catalog: Catalog, version: str) -> tuple[str, ...]:
+    """The currencies in which a version has, or had, a price."""
+    return tuple(catalog.sheets.get(version, ()))
+
+
+def sheet_at(catalog: Catalog, version: str, currency: str, at_s: float) -> Sheet | None:
+    """The price sheet in force, with its rule and before any question about the hour."""
+    prices = catalog.sheets.get(version, {}).get(currency)
+    return None if prices is None else prices.at(at_s)
+
+
+def printed(rate: Rate) -> Mapping[Kind, str]:
+    """Prices of one million tokens as decimal strings, `0.006`, by kind."""
+    return {kind: _decimal(nanos) for kind, nanos in zip(KINDS, rate.nanos_per_million, strict=True)}
+
+
+def _decimal(nanos: int) -> str:
+    text = f"{Decimal(nanos) / NANOS:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _band(rule: PeakRule | None, at_s: float, *calendars: HolidayCalendar) -> Band:
+    """The band. The holiday is asked for last, so that only an instant it could change can come out as unknown."""
+    if rule is None:
+        return Band.FLAT
+    second = at_s % DAY_SECONDS
+    if not any(start <= second < end for start, end in rule.windows):
+        return Band.OFF_PEAK
+    day = shanghai_day(at_s)
+    if day.weekday() not in rule.weekdays:
+        return Band.OFF_PEAK
+    free = rule.except_public_holidays and holiday(day, *calendars)
+    return Band.UNKNOWN if free is None else Band.OFF_PEAK if free else Band.PEAK
+
+
+def _rate(version: str, currency: str, sheet: Sheet, band: Band) -> Rate:
+    lower = sheet.off_peak_nanos_per_million
+    off_peak = band is Band.OFF_PEAK and lower is not None
+    return Rate(
+        version=version,
+        currency=currency,
+        price_id=sheet.price_id,
+        band=band,
+        nanos_per_million=lower if off_peak and lower is not None else sheet.nanos_per_million,
+        lower_nanos_per_million=lower if band is Band.UNKNOWN else None,
+        source=sheet.source,
+        review_by=sheet.review_by,
+    )

@@ -1,0 +1,85 @@
+"""Which version of a model answered, by the best evidence an exchange offers.
+
+The order: a configured route; a fingerprint the catalog knows; what the alias meant at that instant; the served name as
+it stands; the requested name; `unknown`. A fingerprint goes before the alias because the alias is DeepSeek's promise and
+the fingerprint is what answered: the hour of a switch is seldom published. What comes out is a label: at most 128
+printable characters, whatever a client or an upstream sent.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from proxy.pricing.catalog import Catalog, fingerprint_key
+from proxy.usage import How, clean_label
+
+UNKNOWN_VERSION: Final = "unknown"
+
+NO_ROUTES: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """A version and the kind of evidence it stands on."""
+
+    version: str
+    how: How
+
+
+def resolve(
+    catalog: Catalog,
+    *,
+    upstream: str,
+    requested: str,
+    served: str,
+    fingerprint: str,
+    at_s: float,
+    routes: Mapping[str, str] = NO_ROUTES,
+) -> Resolution:
+    """The version behind one exchange; `at_s` (seconds since the epoch) is the instant that decides aliases.
+
+    Empty strings stand for what was not sent. `routes` goes from `upstream/requested` or `requested` to a version.
+    """
+    routed = _routed(routes, upstream, requested)
+    if routed is not None:
+        return Resolution(clean_label(routed), How.ROUTE)
+    known = catalog.fingerprints.get(fingerprint_key(fingerprint))
+    if known is not None:
+        return Resolution(known, How.FINGERPRINT)
+    meant = _meant(catalog, served or requested, at_s)
+    if meant is not None:
+        return Resolution(meant, How.ALIAS)
+    return _by_name(served, requested)
+
+
+def expected(
+    catalog: Catalog, *, requested: str, at_s: float, upstream: str = "", routes: Mapping[str, str] = NO_ROUTES
+) -> str | None:
+    """The version known before the upstream answered: a route's or the alias's; None where only the body can tell."""
+    routed = _routed(routes, upstream, requested)
+    return _meant(catalog, requested, at_s) if routed is None else clean_label(routed)
+
+
+def without_host(name: str) -> str:
+    """A name without the folders a host puts before it: `deepseek-ai/DeepSeek-R1` is `DeepSeek-R1`."""
+    return name.rpartition("/")[2] or name
+
+
+def _routed(routes: Mapping[str, str], upstream: str, requested: str) -> str | None:
+    if not routes:
+        return None
+    return routes.get(f"{upstream}/{requested}") or routes.get(requested) or None
+
+
+def _meant(catalog: Catalog, name: str, at_s: float) -> str | None:
+    meanings = catalog.aliases.get(name)
+    return None if meanings is None else meanings.at(at_s)
+
+
+def _by_name(served: str, requested: str) -> Resolution:
+    for name, how in ((served, How.SERVED_NAME), (requested, How.REQUESTED_NAME)):
+        label = clean_label(without_host(name.strip()))
+        if label:
+            return Resolution(label, how)
+    return Resolution(UNKNOWN_VERSION, How.UNKNOWN)
