@@ -1,0 +1,54 @@
+"""What the tests of the observability pack share: where its files lie, promtool, and which metrics exist."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy.ledger.families import FAMILIES, PREFIX
+
+REPO = Path(__file__).parents[2]
+
+GAUGES = {"spend_usd": ("version", "window"), "version_spend_limit_usd_per_hour": ("version",), "store_up": ()}
+"""The gauges in use. `FAMILIES` lists the counters of the store; the console makes these beside them."""
+
+
+@pytest.fixture(scope="session")
+def repo():
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def exported():
+    """Labels by the full name of every metric that may be asked for."""
+    families = {name: family.labels for name, family in FAMILIES.items()}
+    return {PREFIX + name: set(labels) for name, labels in (families | GAUGES).items()}
+
+
+@pytest.fixture(scope="session")
+def recording():
+    """The recording rules in their order, as (name, expression)."""
+    return _rules("recording.yml", "record")
+
+
+@pytest.fixture(scope="session")
+def alerts():
+    """The alerts as they stand in the file, by name."""
+    text = (REPO / "deploy/prometheus/rules/alerts.yml").read_text()
+    return {rule["alert"]: rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
+
+
+@pytest.fixture(scope="session")
+def promtool():
+    """A function that runs promtool; the test is skipped where there is none."""
+    path = shutil.which("promtool") or shutil.which("promtool", path=REPO / ".tools/usr/bin")
+    if path is None:
+        pytest.skip("promtool is missing: run deploy/tools.sh or install the package `prometheus`")
+    return lambda *arguments: subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def _rules(name, kind):
+    groups = yaml.safe_load((REPO / "deploy/prometheus/rules" / name).read_text())["groups"]
+    return [(rule[kind], rule["expr"]) for group in groups for rule in group["rules"]]

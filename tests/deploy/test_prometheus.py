@@ -1,0 +1,193 @@
+"""Prometheus' configuration, rules and alerts: accepted by promtool, tested both ways, and each with a runbook.
+
+What the rules compute is tested in deploy/prometheus/tests/ by promtool itself; here it is run, and shown to notice changes.
+"""
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from proxy.settings import ConsoleSettings
+
+REPLICA_LABELS = {"instance", "pod", "container", "node", "endpoint", "replica"}
+REDUCED = re.compile(r"(max|min) without \(([^)]*)\) \((deepseek_meter_\w+)\)")
+RAW = re.compile(r"(?<![:\w])deepseek_meter_\w+")
+RECORDED = re.compile(r"\b(?:global|version):\w+:\w+")
+
+MUTATIONS = {
+    "limit twice as high": ("alerts.yml", "> global:deepseek_meter_version", "> 2 * global:deepseek_meter_version"),
+    "limit half as high": ("alerts.yml", "> global:deepseek_meter_version", "> 0.5 * global:deepseek_meter_version"),
+    "spend fires later": ("alerts.yml", "for: 10m", "for: 20m"),
+    "spend fires at once": ("alerts.yml", "for: 10m", "for: 1m"),
+    "revisions left out": ("alerts.yml", "_with_revisions:rate5m", ":rate5m"),
+    "a few unpriced tokens are fine": ("alerts.yml", ") > 0", ") > 3"),
+    "unpriced fires at once": ("alerts.yml", "for: 5m", "for: 0m"),
+    "unpriced in any currency": ("alerts.yml", '{currency="USD"}', ""),
+    "store down fires later": ("alerts.yml", "for: 2m", "for: 20m"),
+    "store down fires at once": ("alerts.yml", "for: 2m", "for: 0m"),
+    "store up is taken for down": ("alerts.yml", "store_up == 0", "store_up == 1"),
+    "no replica goes unnoticed": ("alerts.yml", " or absent(deepseek_meter_store_up)", ""),
+    "replicas are added up": ("recording.yml", "max without", "sum without"),
+    "the oldest replica counts": ("recording.yml", "max without", "min without"),
+    "one replica with a store is enough": ("recording.yml", "min without", "max without"),
+    "per minute, not per hour": ("recording.yml", "3600 *", "60 *"),
+}
+
+
+@pytest.fixture
+def pack(repo, tmp_path):
+    """A copy of deploy/prometheus to change; its token lies beside it, because promtool wants to see the file."""
+    copy = shutil.copytree(repo / "deploy/prometheus", tmp_path / "prometheus")
+    (tmp_path / "token").write_text("a token\n")
+    config = copy / "prometheus.yml"
+    config.write_text(config.read_text().replace("/run/secrets/console_token", str(tmp_path / "token")))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def config(repo):
+    return yaml.safe_load((repo / "deploy/prometheus/prometheus.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def tests_of_alerts(repo):
+    cases = yaml.safe_load((repo / "deploy/prometheus/tests/alerts_test.yml").read_text())["tests"]
+    return [test for case in cases for test in case["alert_rule_test"]]
+
+
+def rule_tests(promtool, pack):
+    return promtool("test", "rules", *sorted((pack / "tests").glob("*.yml")))
+
+
+def test_promtool_accepts_the_configuration_with_its_rules(promtool, pack):
+    """The configuration is read as Prometheus reads it at start: token file and rule files included."""
+    outcome = promtool("check", "config", pack / "prometheus.yml")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "2 rule files found" in outcome.stdout
+
+
+def test_promtool_accepts_the_rules(promtool, pack):
+    """No rule is malformed, and none stands there twice."""
+    outcome = promtool("check", "rules", *sorted((pack / "rules").glob("*.yml")))
+    assert outcome.returncode == 0, outcome.stderr
+    assert "duplicate" not in outcome.stdout
+
+
+def test_the_rules_compute_what_their_tests_say(promtool, pack):
+    """Two replicas, a rolling deploy, new series, an absent store: promtool's own unit tests pass."""
+    outcome = rule_tests(promtool, pack)
+    assert outcome.returncode == 0, outcome.stderr + outcome.stdout
+
+
+@pytest.mark.parametrize("change", MUTATIONS)
+def test_a_changed_rule_is_noticed(change, promtool, pack):
+    """Each threshold, pause and reduction matters to some unit test: changed, it makes one fail."""
+    name, old, new = MUTATIONS[change]
+    path = pack / "rules" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert promtool("check", "rules", path).returncode == 0
+    assert rule_tests(promtool, pack).returncode != 0
+
+
+def test_the_zero_of_a_new_series_is_always_seen(config):
+    """The console shows 0 for a while before a first value; scrapes and rules come more often than that."""
+    scrape, evaluation = (
+        int(config["global"][key].removesuffix("s")) for key in ("scrape_interval", "evaluation_interval")
+    )
+    assert scrape < ConsoleSettings().new_series_hold_seconds
+    assert evaluation <= scrape
+
+
+def test_the_console_is_scraped_with_a_token_from_a_file(config):
+    """The token itself is in no file of the repo."""
+    (scrape,) = config["scrape_configs"]
+    assert scrape["metrics_path"] == "/metrics"
+    assert scrape["authorization"] == {"type": "Bearer", "credentials_file": "/run/secrets/console_token"}
+
+
+def test_alertmanagers_may_be_added_and_need_not(config):
+    """They are found through files; without any file there is none, and that is no error."""
+    (entry,) = config["alerting"]["alertmanagers"]
+    assert entry == {"file_sd_configs": [{"files": ["alertmanagers/*.yml"]}]}
+
+
+def test_raw_families_are_reduced_first_and_exist(recording, exported):
+    """A raw family appears only inside the reduction over replicas, under a name that says so, and it is exported."""
+    for name, expression in recording:
+        raw = set(RAW.findall(expression))
+        if not raw:
+            continue
+        how, labels, family = REDUCED.fullmatch(expression).groups()
+        assert raw == {family}
+        assert set(labels.split(", ")) == REPLICA_LABELS
+        assert name == f"global:{family}:{how}"
+        assert family in exported
+
+
+def test_a_rule_comes_after_what_it_reads(recording):
+    """Rules of a group run in order, so a rate sees the maximum of the same instant."""
+    seen = set()
+    for name, expression in recording:
+        assert set(RECORDED.findall(expression)) <= seen, name
+        seen.add(name)
+
+
+def test_only_counters_have_a_rate(recording):
+    """A rate of a gauge is a number without a meaning."""
+    rated = [name for _, expression in recording for name in re.findall(r"rate\(([\w:]+)", expression)]
+    assert rated
+    assert all(name.endswith("_total:max") for name in rated)
+
+
+def test_alerts_read_what_is_recorded(alerts, recording, exported):
+    """Raw is only the store's own state, where the replica's name is the point."""
+    recorded = {name for name, _ in recording}
+    for name, alert in alerts.items():
+        assert set(RECORDED.findall(alert["expr"])) <= recorded, name
+        assert set(RAW.findall(alert["expr"])) <= {"deepseek_meter_store_up"} & set(exported), name
+
+
+def test_two_alerts_watch_the_spend_of_a_version(alerts):
+    """One for too much of it, one for spend that cannot be seen; both name the version."""
+    spend = {name for name, alert in alerts.items() if alert["labels"]["category"] == "spend"}
+    assert spend == {"DeepseekMeterVersionSpendAboveLimit", "DeepseekMeterVersionTokensUnpriced"}
+    assert all("$labels.version" in alerts[name]["annotations"]["summary"] for name in spend)
+
+
+def test_every_alert_says_how_bad_it_is_and_what_to_do(alerts):
+    """Severity, category, summary, description and runbook are there."""
+    for name, alert in alerts.items():
+        assert alert["labels"]["severity"] in {"critical", "warning", "info"}, name
+        assert alert["labels"]["category"] in {"spend", "metering"}, name
+        assert alert["annotations"]["summary"], name
+        assert alert["annotations"]["description"], name
+        assert alert["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert(alerts, repo):
+    """The anchor in the alert is a heading of the document; no section outlives its alert."""
+    headings = re.findall(r"^## (.+)$", (repo / "docs/runbooks.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(alerts)
+
+
+def test_runbooks_ask_for_series_that_exist(repo, recording):
+    """A query copied from a runbook in the night returns something."""
+    asked = set(RECORDED.findall((repo / "docs/runbooks.md").read_text()))
+    assert asked
+    assert asked <= {name for name, _ in recording}
+
+
+def test_every_alert_is_shown_to_fire_and_to_stay_silent(alerts, tests_of_alerts):
+    """For each alert there is a unit test that expects it and one that expects nothing."""
+    for name in alerts:
+        expected = [bool(test["exp_alerts"]) for test in tests_of_alerts if test["alertname"] == name]
+        assert set(expected) == {True, False}, name
+
+
+def test_no_unit_test_waits_for_an_alert_that_is_gone(alerts, tests_of_alerts):
+    """promtool passes a test that expects nothing of an alert that does not exist."""
+    assert {test["alertname"] for test in tests_of_alerts} == set(alerts)
