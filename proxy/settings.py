@@ -6,6 +6,7 @@ A key that does not exist or a value of the wrong kind is an error that names th
 expected; an unknown `METER_…` variable is only reported, because Kubernetes injects such names for a service called "meter".
 """
 
+import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -211,6 +212,16 @@ def split_address(address: str, setting: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"{setting}: expected HOST:PORT, got {address!r}")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _parse_toml(text: str, name: str) -> dict[str, Any]:

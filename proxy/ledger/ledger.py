@@ -127,10 +127,10 @@ class Ledger:
     async def run(self) -> None:
         """Sync and ship until `stop`, then once more, as far as the store answers."""
         while not self._stopping.is_set():
-            await self._round()
+            await self._guarded_round()
             pause = self._settings.fsync_interval_seconds if self._store_answers else RETRY_AFTER_S
             await self._pause(pause)
-        await self._round()
+        await self._guarded_round()
         self._shipper.close()
         self._writer.close()
         for adopted in self._adopted.values():
@@ -140,6 +140,12 @@ class Ledger:
     def stop(self) -> None:
         """Let `run` come to its end."""
         self._stopping.set()
+
+    async def _guarded_round(self) -> None:
+        try:
+            await self._round()
+        except Exception as error:  # noqa: BLE001 - whatever one round meets, the records wait for the next
+            self.fault("ship", error)
 
     async def _round(self) -> None:
         """One round: to the disk, to the store, and the housekeeping that is due. Each part fails by itself."""
@@ -215,10 +221,11 @@ class Ledger:
     def _drop_old_segments(self, path: Path, applied: int, *, keep_newest: bool) -> None:
         """Delete applied segments that are older, or more, than what is kept for a replay."""
         found = list(segments(path))
-        ends = [first - 1 for first, _ in found[1:]] + [applied]
-        candidates = list(zip(found, ends, strict=True))[: len(found) - keep_newest]
+        ends = [*(first - 1 for first, _ in found[1:]), applied]
+        if keep_newest:
+            found = found[:-1]
         kept_bytes = 0
-        for (_, file), last in reversed(candidates):
+        for (_, file), last in reversed(list(zip(found, ends, strict=False))):
             stat = file.stat()
             kept_bytes += stat.st_size
             old = self._wall_s() - stat.st_mtime > self._settings.keep_seconds

@@ -1,0 +1,52 @@
+# Everything a newcomer needs. Each target sets up what it needs in .venv by itself; only Python 3.11+ and make have to be there.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help serve demo test check bench dashboards lock clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+serve: .venv/.run  ## run the proxy: API on 127.0.0.1:8400, console on 127.0.0.1:8401 (ARGS="--workers 4")
+	$(BIN)/deepseek-meter serve $(ARGS)
+
+demo: .venv/.run  ## proxy, simulator and steady traffic; no key, no cost (ARGS="--rate 20")
+	$(BIN)/deepseek-meter demo $(ARGS)
+
+test: .venv/.dev  ## all tests (ARGS="tests/metering -x")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev  ## formatting, lint, types, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python dashboards/build.py --check
+
+bench: .venv/.dev  ## direct, a bare relay and the proxy, compared in one run (ARGS="--help")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+dashboards: .venv/.dev  ## write the dashboards anew from their code
+	$(BIN)/python dashboards/build.py
+
+lock: .venv/.dev  ## pin the dependencies anew, with hashes (needs the network, and uv)
+	uv pip compile -q pyproject.toml --extra build --generate-hashes --no-emit-index-url --no-annotate --no-header --universal --python-version 3.11 --upgrade -o requirements.txt
+	uv pip compile -q pyproject.toml --extra build --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header --universal --python-version 3.11 --upgrade -o requirements-dev.txt
+
+clean:  ## remove what was built and cached; data of serve and demo stays
+	rm -rf .venv .tools build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/bin/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@

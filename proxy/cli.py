@@ -1,0 +1,270 @@
+"""The command line: `deepseek-meter`, also `python -m proxy`. Reads files and the environment, then hands over.
+
+Exit codes: 0 fine, 1 found something or failed, 2 wrong usage. A MeterError is one line on standard error; a traceback is
+a bug of ours.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import update_wrapper
+from pathlib import Path
+from typing import Any, Final, ParamSpec
+
+import click
+import msgspec
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from proxy.catalog_files import builtin_catalog
+from proxy.child import configure_logging
+from proxy.console.app import token_of, zone_of
+from proxy.demo_process import DemoOrders
+from proxy.errors import MeterError, SettingsError
+from proxy.gateway_process import open_store
+from proxy.pricing.tariff import printed, rate_at
+from proxy.pricing.versions import resolve
+from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
+from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
+from proxy.simulator.server import serve as serve_simulator
+from proxy.supervisor import Child, Supervisor
+
+P = ParamSpec("P")
+
+DEFAULT_CONFIG: Final = "meter.toml"
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a MeterError into its line and its exit code."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except MeterError as error:
+            click.echo(f"deepseek-meter: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    return update_wrapper(run, command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="deepseek-meter")
+def main() -> None:
+    """Meter what each version of DeepSeek's models costs you.
+
+    Start with `deepseek-meter demo`, then `deepseek-meter serve` and point your application's base_url at it.
+    """
+
+
+_config_option = click.option("--config", type=click.Path(dir_okay=False), help="Settings file.  [default: meter.toml]")
+
+
+@main.command(epilog="Example: deepseek-meter serve --workers 4 --redis redis://127.0.0.1:6379/0")
+@_config_option
+@click.option("--listen", help="Address of the API port.  [default: 127.0.0.1:8400]")
+@click.option("--console", help="Address of the console port.  [default: 127.0.0.1:8401]")
+@click.option("--upstream", help="Base URL of the upstream.  [default: https://api.deepseek.com]")
+@click.option("--redis", help="Redis URL.  [default: an embedded Redis in the data dir]")
+@click.option("--data-dir", help="Journals, embedded Redis, secrets.  [default: meter-data]")
+@click.option("--workers", type=int, help="Gateway processes.  [default: 1]")
+@_guarded
+def serve(config: str | None, **flags: Any) -> None:
+    """Run the proxy."""
+    settings = _settings(config, _serve_flags(**flags))
+    _serve(settings, lambda: _announce(settings))
+
+
+@main.command(epilog="Example: deepseek-meter simulate --listen 127.0.0.1:8500")
+@click.option("--listen", default="127.0.0.1:8500", show_default=True, help="Address to listen on.")
+@click.option("--scenario", type=click.Path(dir_okay=False), help="Scenario file (TOML).  [default: built in]")
+@_guarded
+def simulate(listen: str, scenario: str | None) -> None:
+    """Run a DeepSeek API that costs nothing and keeps a ledger of what it billed."""
+    host, port = split_address(listen, "--listen")
+    _run_simulator(host, port, _scenario(scenario))
+
+
+@main.command(epilog="Example: deepseek-meter demo, then open the URLs it prints; Ctrl-C ends it.")
+@click.option("--data-dir", default="demo-data", show_default=True, help="Where the demo keeps its counters.")
+@click.option("--listen", default="127.0.0.1:8400", show_default=True, help="Address of the API port.")
+@click.option("--console", default="127.0.0.1:8401", show_default=True, help="Address of the console port.")
+@click.option("--simulator", default="127.0.0.1:8500", show_default=True, help="Address of the simulator.")
+@click.option("--rate", default=8.0, show_default=True, help="Requests per second.")
+@_guarded
+def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) -> None:
+    """Run proxy, simulator and steady mixed traffic, without a key and without cost."""
+    flags = {
+        ("gateway", "listen"): listen,
+        ("gateway", "workers"): 2,
+        ("console", "listen"): console,
+        ("console", "new_series_hold_seconds"): 0.0,
+        ("upstream", "url"): f"http://{simulator}",
+        ("store", "data_dir"): data_dir,
+    }
+    settings = load_settings(environment=os.environ, flags=flags)
+    companion = Child("demo", "proxy.demo_process", DemoOrders(simulator, f"http://{listen}", rate, settings.log))
+    _serve(settings, lambda: _announce_demo(settings, simulator), (companion,))
+
+
+@main.command(epilog='Example: deepseek-meter prices --model deepseek-flash --at "2026-11-23T02:00:00Z"')
+@click.option("--at", help="Instant, ISO 8601, UTC unless it says otherwise.  [default: now]")
+@click.option("--model", default="", help="Name as requested, e.g. deepseek-flash.")
+@click.option("--version", "version_id", default="", help="Catalog version, e.g. DeepSeek-V4-Pro-0813.")
+@click.option("--currency", type=click.Choice(["USD", "CNY"]), default="USD", show_default=True)
+@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_guarded
+def prices(at: str | None, model: str, version_id: str, currency: str, output: str) -> None:
+    """Show the price in force at an instant: version, band, price per kind, price id, source."""
+    if not model and not version_id:
+        raise click.UsageError("give --model or --version")
+    row = _price_row(_instant(at), model, version_id, currency)
+    if output == "json":
+        click.echo(msgspec.json.encode(row))
+    else:
+        _print_table(("", ""), [(name, _cell(value)) for name, value in row.items()])
+    if row["price_id"] is None:
+        sys.exit(1)
+
+
+@main.command(epilog="Example: deepseek-meter check --config meter.toml")
+@_config_option
+@_guarded
+def check(config: str | None) -> None:
+    """Validate settings and catalog."""
+    settings = _settings(config, {})
+    zone_of(settings.console.time_zone)
+    token_of(settings.console.token_file)
+    found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
+    found += _overdue_prices()
+    for line in found:
+        click.echo(line)
+    click.echo(f"settings and catalog are valid; {len(found)} to look at")
+    sys.exit(1 if found else 0)
+
+
+def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[Child, ...] = ()) -> None:
+    configure_logging(settings.log)
+    zone_of(settings.console.time_zone)
+    token_of(settings.console.token_file)
+    for name in unknown_variables(os.environ):
+        click.echo(f"deepseek-meter: {name} in the environment is no setting; it is not used", err=True)
+    Supervisor(settings, lambda url: asyncio.run(_check_store(settings, url)), companions).run(announce)
+
+
+async def _check_store(settings: Settings, url: str) -> list[str]:
+    store = open_store(settings, url)
+    try:
+        await store.prepare()
+        return await store.doubts()
+    finally:
+        await store.close()
+
+
+def _announce(settings: Settings) -> None:
+    click.echo(f"API      http://{settings.gateway.listen}  -> {settings.upstream.url}")
+    click.echo(f"console  http://{settings.console.listen}/metrics")
+
+
+def _announce_demo(settings: Settings, simulator: str) -> None:
+    _announce(settings)
+    click.echo(f"billed   http://{simulator}/_simulator/ledger")
+    click.echo("Traffic has begun; watch tokens and cost move:")
+    click.echo(f"  curl -s http://{settings.console.listen}/metrics | grep -E 'deepseek_meter_(tokens|cost_usd)_total'")
+
+
+def _scenario(path: str | None) -> Scenario:
+    """The scenario of a file, or the built-in one. Raises SettingsError."""
+    return parse_scenario(_read(path, "--scenario"), path) if path else default_scenario()
+
+
+def _run_simulator(host: str, port: int, scenario: Scenario) -> None:
+    try:
+        asyncio.run(serve_simulator(host, port, scenario))
+    except OSError as error:
+        raise MeterError(f"--listen {host}:{port}: {error.strerror or error}") from error
+    except KeyboardInterrupt:
+        return
+
+
+def _serve_flags(**flags: Any) -> dict[tuple[str, str], Any]:
+    return {
+        ("gateway", "listen"): flags["listen"],
+        ("gateway", "workers"): flags["workers"],
+        ("console", "listen"): flags["console"],
+        ("upstream", "url"): flags["upstream"],
+        ("store", "redis_url"): flags["redis"],
+        ("store", "data_dir"): flags["data_dir"],
+    }
+
+
+def _settings(config: str | None, flags: Mapping[tuple[str, str], Any]) -> Settings:
+    """Settings of a file that was named, of `meter.toml` if it is there, or without a file."""
+    name = config or DEFAULT_CONFIG
+    text = _read(name, "--config") if config or Path(name).exists() else ""
+    return load_settings(toml_text=text, toml_name=name, environment=os.environ, flags=flags)
+
+
+def _read(path: str, option: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{option} {path}: cannot be read: {error}") from error
+
+
+def _instant(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.UsageError(f"--at: expected an instant such as 2026-11-23T02:00:00Z, got {text!r}") from error
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _price_row(at: datetime, model: str, version_id: str, currency: str) -> dict[str, Any]:
+    catalog, at_s = builtin_catalog(), at.timestamp()
+    found = resolve(catalog, upstream="default", requested=model, served="", fingerprint="", at_s=at_s)
+    version = version_id or found.version
+    rate = rate_at(catalog, version, currency, at_s)
+    return {
+        "at": at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "model": model,
+        "version": version,
+        "currency": currency,
+        "band": rate.band.value if rate else None,
+        "price_id": rate.price_id if rate else None,
+        "per_million_tokens": dict(printed(rate)) if rate else None,
+        "source": rate.source if rate else None,
+        "review_by": rate.review_by.isoformat() if rate else None,
+    }
+
+
+def _overdue_prices() -> list[str]:
+    from proxy.pricing.catalog import overdue  # noqa: PLC0415 - only this command asks
+
+    now = datetime.now(UTC)
+    return [f"catalog: {line}" for line in overdue(builtin_catalog(), now.timestamp(), now.date())]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{kind}  {price}" for kind, price in value.items())
+    return "-" if value is None else str(value)
+
+
+def _print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*heads, show_header=any(heads), box=None)
+    for row in rows:
+        table.add_row(*row)
+    Terminal().print(table)
+
+
+def settings_table() -> str:
+    """README's settings table, generated so that it cannot differ from the code."""
+    lines = ["| `meter.toml` | environment | default | what it sets |", "|---|---|---|---|"]
+    for row in setting_rows():
+        default = "" if row.default in ("", ()) else f"`{row.default}`"
+        lines.append(f"| `[{row.section}] {row.key}` | `{row.variable}` | {default} | {row.help} |")
+    return "\n".join(lines)

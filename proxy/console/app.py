@@ -1,0 +1,212 @@
+"""The console's HTTP side: metrics, health and single records. Decisions are made in `access`, `health` and `series`."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+import structlog
+from aiohttp import web
+
+from proxy.console import metrics
+from proxy.console.access import Access, access
+from proxy.console.health import Readiness, readiness
+from proxy.console.series import series_of, zeros_from_start
+from proxy.console.spend import hashes_needed, spend_usd
+from proxy.console.workers import Workers
+from proxy.errors import SettingsError, StoreUnavailableError
+from proxy.ledger.store import Snapshot, Store
+from proxy.pricing.catalog import Catalog, in_force
+from proxy.settings import Settings, split_address
+
+SNAPSHOT_S: Final = 0.5
+"""A snapshot may serve the scrapes of so long: several Prometheus servers cost Redis no more than one."""
+
+DOUBTS_EVERY_S: Final = 60.0
+UPSTREAM_NAME: Final = "default"
+
+log = structlog.get_logger(__name__)
+
+_PAGE: Final = """deepseek-meter console
+
+/metrics           for Prometheus
+/healthz           the process is up
+/readyz            store, journals and workers are ready
+/api/records/ID    one exchange, by the X-Meter-Exchange header of its response
+"""
+
+
+class Console:
+    """The handlers and what they remember: the last snapshot, the workers' reports."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        catalog: Catalog,
+        workers: Workers,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises SettingsError for a time zone or a token file that cannot be used."""
+        self._settings = settings
+        self._store = store
+        self._catalog = catalog
+        self._workers = workers
+        self._wall_s = wall_s
+        self._zone = zone_of(settings.console.time_zone)
+        self._token = token_of(settings.console.token_file)
+        self._names = frozenset({split_address(settings.console.listen, "listen")[0], *settings.console.allowed_hosts})
+        self._snapshot: Snapshot | None = None
+        self._taken_s = float("-inf")
+        self._refreshing = asyncio.Lock()
+        self._doubts: list[str] = []
+        self._doubts_s = float("-inf")
+
+    def app(self) -> web.Application:
+        """The web application."""
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/", self._page)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/api/records/{id}", self._record)
+        return app
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        headers = request.headers
+        allowed = access(
+            request.path,
+            headers.get("Host", ""),
+            headers.get("Origin"),
+            headers.get("Authorization"),
+            names=self._names,
+            token=self._token,
+        )
+        if allowed is Access.WRONG_HOST:
+            return _error(403, "this Host or Origin is not one of the console's; see [console] allowed_hosts")
+        if allowed is Access.WRONG_TOKEN:
+            return _error(401, "the console wants its bearer token; see [console] token_file")
+        request["detail"] = allowed is Access.FULL
+        return await handler(request)
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(text=_PAGE)
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "up"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        state = await self._readiness()
+        body = state.as_json(self._doubts) if request["detail"] else {"ready": state.ready}
+        return web.json_response(body, status=200 if state.ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        families = await self._families()
+        content_type, body = metrics.exposition(families, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _record(self, request: web.Request) -> web.Response:
+        """One record; 202 while it is not yet applied (or was never made, or is too old to be kept one by one)."""
+        try:
+            record = await self._store.record(request.match_info["id"])
+        except StoreUnavailableError as error:
+            return _error(503, str(error))
+        if record is None:
+            return web.json_response({"status": "not applied yet, or no longer kept"}, status=202)
+        return web.Response(body=record, content_type="application/json")
+
+    async def _readiness(self) -> Readiness:
+        reachable = await self._fresh_snapshot() is not None
+        await self._refresh_doubts()
+        reports = self._workers.fresh(time.monotonic())
+        return readiness(reports, self._settings.gateway.workers, store_reachable=reachable)
+
+    async def _families(self) -> list[metrics.Family]:
+        snapshot = await self._fresh_snapshot()
+        now_s = self._wall_s()
+        found = list(metrics.store_families(snapshot))
+        if snapshot is not None:
+            found += self._global_families(snapshot, now_s)
+        found += metrics.price_families(self._catalog, UPSTREAM_NAME, now_s)
+        found += metrics.process_families(
+            self._workers.fresh(time.monotonic()),
+            self._workers.overhead(),
+            self._workers.restarts,
+            await self._clock_offset(now_s),
+        )
+        return found
+
+    def _global_families(self, snapshot: Snapshot, now_s: float) -> list[metrics.Family]:
+        console = self._settings.console
+        zeros = zeros_from_start(in_force(self._catalog, now_s), UPSTREAM_NAME)
+        series = series_of(snapshot, console.new_series_hold_seconds, zeros)
+        return [
+            *metrics.global_families(series, created=console.created_samples),
+            *metrics.sighting_families(snapshot.sightings),
+            *metrics.spend_families(spend_usd(snapshot.spend, now_s, self._zone)),
+        ]
+
+    async def _fresh_snapshot(self) -> Snapshot | None:
+        """The counters, at most half a second old; None while the store does not answer."""
+        async with self._refreshing:
+            if time.monotonic() - self._taken_s > SNAPSHOT_S:
+                await self._refresh()
+            return self._snapshot
+
+    async def _refresh(self) -> None:
+        try:
+            self._snapshot = await self._store.snapshot(hashes_needed(self._wall_s(), self._zone))
+        except StoreUnavailableError as error:
+            if self._snapshot is not None:
+                log.warning("store_gone", error=str(error))
+            self._snapshot = None
+        self._taken_s = time.monotonic()
+
+    async def _refresh_doubts(self) -> None:
+        if time.monotonic() - self._doubts_s < DOUBTS_EVERY_S:
+            return
+        try:
+            self._doubts = await self._store.doubts()
+            self._doubts_s = time.monotonic()
+        except StoreUnavailableError:
+            return  # readiness says so already
+
+    async def _clock_offset(self, now_s: float) -> float | None:
+        if self._snapshot is None:
+            return None
+        try:
+            return await self._store.clock_offset_s(self._wall_s())
+        except StoreUnavailableError:
+            return None
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of a setting. Raises SettingsError for a name that is none."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"[console] time_zone: expected an IANA name such as Asia/Shanghai, got {name!r}"
+        ) from error
+
+
+def token_of(path: str) -> str:
+    """The bearer token in a file; empty without one. Raises SettingsError for a file that is not there or empty."""
+    if not path:
+        return ""
+    try:
+        token = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"[console] token_file {path}: cannot be read: {error}") from error
+    if not token:
+        raise SettingsError(f"[console] token_file {path}: is empty")
+    return token
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)

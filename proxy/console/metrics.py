@@ -1,0 +1,209 @@
+"""The exposition: series and gauges as Prometheus families. The only owner of `prometheus_client`.
+
+Global families come from the store and are the same on every replica; families that begin with `proxy_` are of this
+installation's processes. One metric is never both. When the store is away the global families are left out, never zero.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime, time
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+import msgspec
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from proxy.child import OVERHEAD_BUCKETS_S, WorkerReport
+from proxy.console.series import Series
+from proxy.ledger.families import FAMILIES, NANO, PREFIX
+from proxy.ledger.store import Snapshot
+from proxy.pricing.catalog import Catalog, in_force
+from proxy.pricing.tariff import bands, rate_at
+from proxy.usage import KINDS, Band
+
+Family = Metric
+"""A metric family, ready to be encoded."""
+
+
+class Gauge(NamedTuple):
+    """A gauge family in the table below."""
+
+    labels: tuple[str, ...]
+    help: str
+
+
+GAUGES: Final[Mapping[str, Gauge]] = {
+    "version_info": Gauge(("version", "model", "fingerprint", "how"), "Always 1: what was seen of a version."),
+    "version_first_seen_timestamp_seconds": Gauge(("version",), "When the version was first seen."),
+    "version_last_seen_timestamp_seconds": Gauge(("version",), "When the version was last seen."),
+    "spend_usd": Gauge(("version", "window"), "Exact spend of today and this month in the configured time zone."),
+    "price_usd_per_million_tokens": Gauge(("upstream", "version", "kind", "band"), "The prices in force."),
+    "price_band_active": Gauge(("upstream", "version", "band"), "1 for the band of this moment, else 0."),
+    "price_review_timestamp_seconds": Gauge(("version",), "Until when the price was to be reviewed."),
+    "store_up": Gauge((), "1 if Redis answers."),
+    "store_epoch": Gauge((), "Raised when the store's history changed."),
+    "store_snapshot_timestamp_seconds": Gauge((), "When the counters shown were read, by Redis' clock."),
+    "proxy_in_flight_requests": Gauge(("worker",), "Exchanges under way."),
+    "proxy_journal_pending_records": Gauge(("worker",), "Records written to the journal and not yet in the counters."),
+    "proxy_journal_oldest_pending_seconds": Gauge(("worker",), "Age of the oldest of them."),
+    "proxy_clock_offset_seconds": Gauge((), "How far our clock is ahead of Redis'; the clock decides price bands."),
+}
+
+PROCESS_COUNTERS: Final[Mapping[str, Gauge]] = {
+    "proxy_metering_faults_total": Gauge(("worker", "stage"), "Faults of metering that the relay went on from."),
+    "proxy_worker_restarts_total": Gauge((), "Workers that ended and were started again."),
+}
+
+PROCESS_HISTOGRAMS: Final[Mapping[str, Gauge]] = {
+    "proxy_overhead_seconds": Gauge((), "Time added by the proxy before the first byte of the response."),
+}
+
+
+class _Collected(Collector):
+    """A registry of families that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def exposition(families: Iterable[Metric], accept: str) -> tuple[str, bytes]:
+    """Content type and text, in the format the scraper accepts: classic, or OpenMetrics."""
+    encode: Callable[[Collector], bytes]
+    encode, content_type = choose_encoder(accept)
+    return content_type, encode(_Collected(families))
+
+
+def global_families(series: Series, *, created: bool) -> Iterator[Metric]:
+    """The families that come from the store; with `created`, also since when each counter has been there."""
+    for name, family in FAMILIES.items():
+        if family.buckets:
+            yield _histogram(name, family.labels, family.help, series, family.buckets)
+        else:
+            counter = CounterMetricFamily(PREFIX + name.removesuffix("_total"), family.help, labels=family.labels)
+            for labels, value in sorted(series.counters[name].items()):
+                counter.add_metric(labels, value, series.seen_s.get((name, labels)) if created else None)
+            yield counter
+
+
+def sighting_families(sightings: Mapping[bytes, bytes]) -> Iterator[Metric]:
+    """What versions were seen, under which names and fingerprints, and when."""
+    info = _gauge("version_info")
+    first: dict[str, float] = {}
+    last: dict[str, float] = {}
+    for field, instants in sorted(sightings.items()):
+        version, model, fingerprint, how = msgspec.json.decode(field, type=tuple[str, str, str, str])
+        info.add_metric((version, model, fingerprint, how), 1)
+        seen_first, seen_last = (float(instant) for instant in instants.split())
+        first[version] = min(first.get(version, seen_first), seen_first)
+        last[version] = max(last.get(version, seen_last), seen_last)
+    yield info
+    for name, seen in (("first", first), ("last", last)):
+        family = _gauge(f"version_{name}_seen_timestamp_seconds")
+        for version, instant in seen.items():
+            family.add_metric((version,), instant)
+        yield family
+
+
+def spend_families(spend: Mapping[tuple[str, str], float]) -> Iterator[Metric]:
+    """Exact spend by version and window."""
+    family = _gauge("spend_usd")
+    for labels, dollars in sorted(spend.items()):
+        family.add_metric(labels, dollars)
+    yield family
+
+
+def price_families(catalog: Catalog, upstream: str, now_s: float) -> Iterator[Metric]:
+    """The prices in force, which band is active, and until when they were to be reviewed."""
+    price, active, review = (_gauge(name) for name in _PRICE_GAUGES)
+    for version, _ in in_force(catalog, now_s):
+        current = rate_at(catalog, version, "USD", now_s)
+        if current is None:
+            continue
+        review.add_metric((version,), datetime.combine(current.review_by, time.min, UTC).timestamp())
+        if current.band is Band.UNKNOWN:
+            active.add_metric((upstream, version, Band.UNKNOWN.value), 1)
+        for rate in bands(catalog, version, "USD", now_s):
+            active.add_metric((upstream, version, rate.band.value), float(rate.band is current.band))
+            for kind, nanos in zip(_KINDS, rate.nanos_per_million, strict=True):
+                price.add_metric((upstream, version, kind, rate.band.value), nanos / NANO)
+    yield from (price, active, review)
+
+
+def store_families(snapshot: Snapshot | None) -> Iterator[Metric]:
+    """Whether the store answers, and how old what is shown is."""
+    yield _gauge("store_up", float(snapshot is not None))
+    if snapshot is not None:
+        yield _gauge("store_epoch", float(snapshot.epoch))
+        yield _gauge("store_snapshot_timestamp_seconds", snapshot.taken_s)
+
+
+def process_families(
+    reports: list[WorkerReport], overhead: tuple[list[int], float], restarts: int, clock_offset_s: float | None
+) -> Iterator[Metric]:
+    """What the processes of this installation say of themselves."""
+    in_flight, pending, oldest = (_gauge(name) for name in _WORKER_GAUGES)
+    faults = _process_counter("proxy_metering_faults_total")
+    for report in reports:
+        worker = str(report.slot)
+        in_flight.add_metric((worker,), report.in_flight)
+        pending.add_metric((worker,), report.pending_records)
+        oldest.add_metric((worker,), report.oldest_pending_s)
+        for stage, count in sorted(report.faults.items()):
+            faults.add_metric((worker, stage), count)
+    yield from (in_flight, pending, oldest, faults)
+    restarted = _process_counter("proxy_worker_restarts_total")
+    restarted.add_metric((), restarts)
+    yield restarted
+    yield _overhead_histogram(*overhead)
+    if clock_offset_s is not None:
+        yield _gauge("proxy_clock_offset_seconds", clock_offset_s)
+
+
+_KINDS: Final = tuple(kind.value for kind in KINDS)
+_PRICE_GAUGES: Final = ("price_usd_per_million_tokens", "price_band_active", "price_review_timestamp_seconds")
+_WORKER_GAUGES: Final = (
+    "proxy_in_flight_requests",
+    "proxy_journal_pending_records",
+    "proxy_journal_oldest_pending_seconds",
+)
+
+
+def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
+    gauge = GAUGES[name]
+    if value is not None:
+        return GaugeMetricFamily(PREFIX + name, gauge.help, value=value)
+    return GaugeMetricFamily(PREFIX + name, gauge.help, labels=gauge.labels)
+
+
+def _process_counter(name: str) -> CounterMetricFamily:
+    counter = PROCESS_COUNTERS[name]
+    return CounterMetricFamily(PREFIX + name.removesuffix("_total"), counter.help, labels=counter.labels)
+
+
+def _histogram(
+    name: str, labels: tuple[str, ...], help_text: str, series: Series, bounds: tuple[float, ...]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(PREFIX + name, help_text, labels=labels)
+    for values, histogram in sorted(series.histograms.get(name, {}).items()):
+        family.add_metric(values, _buckets(bounds, histogram.cumulated), histogram.sum)
+    return family
+
+
+def _overhead_histogram(counts: list[int], sum_s: float) -> HistogramMetricFamily:
+    name = "proxy_overhead_seconds"
+    family = HistogramMetricFamily(PREFIX + name, PROCESS_HISTOGRAMS[name].help, labels=())
+    family.add_metric((), _buckets(OVERHEAD_BUCKETS_S, tuple(accumulate(counts))), sum_s)
+    return family
+
+
+def _buckets(bounds: tuple[float, ...], cumulated: tuple[int, ...]) -> list[tuple[str, float]]:
+    return [(str(bound), float(count)) for bound, count in zip((*bounds, "+Inf"), cumulated, strict=True)]

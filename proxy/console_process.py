@@ -1,0 +1,66 @@
+"""The console process: puts the console, the store and the workers' reports together and runs until told to stop."""
+
+import asyncio
+import socket
+import time
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from proxy.catalog_files import builtin_catalog
+from proxy.child import (
+    ConsoleOrders,
+    WorkerReport,
+    configure_logging,
+    die_with_parent,
+    on_stop,
+    read_orders,
+)
+from proxy.console.app import Console
+from proxy.console.workers import Workers
+from proxy.gateway_process import open_store
+
+MAX_REPORT_BYTES = 64 * 1024
+
+
+async def _run(orders: ConsoleOrders) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    on_stop(loop, lambda _in_good_order: stopped.set())
+    store = open_store(orders.settings, orders.redis_url)
+    workers = Workers()
+    channel = socket.socket(fileno=orders.report_fd)
+    channel.setblocking(False)
+    loop.add_reader(channel.fileno(), lambda: _take_reports(channel, workers))
+    runner = web.AppRunner(Console(orders.settings, store, builtin_catalog(), workers).app(), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0).start()
+    await stopped.wait()
+    loop.remove_reader(channel.fileno())
+    channel.close()
+    await runner.cleanup()
+    await store.close()
+
+
+def _take_reports(channel: socket.socket, workers: Workers) -> None:
+    """Everything that has come; the reports are small and few."""
+    decoder = msgspec.json.Decoder(WorkerReport)
+    while True:
+        try:
+            data = channel.recv(MAX_REPORT_BYTES)
+        except BlockingIOError:
+            return
+        workers.take(decoder.decode(data), time.monotonic())
+
+
+def main() -> None:
+    """Entry of the child process."""
+    die_with_parent()
+    orders = read_orders(ConsoleOrders)
+    configure_logging(orders.settings.log)
+    uvloop.run(_run(orders))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""A gateway worker: puts the relay, the meter, the catalog and the ledger together and runs until told to stop."""
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+import uvloop
+from aiohttp import web
+
+from proxy.catalog_files import builtin_catalog
+from proxy.child import (
+    OVERHEAD_BUCKETS_S,
+    GatewayOrders,
+    WorkerReport,
+    configure_logging,
+    die_with_parent,
+    journals_dir,
+    on_stop,
+    read_orders,
+)
+from proxy.gateway.exchange import Clock
+from proxy.gateway.recording import Pricing, make_record
+from proxy.gateway.relay import Relay, RelayParts
+from proxy.gateway.upstream import Upstream
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.store import Store, connect
+from proxy.ledger.tally import DAY_S, HOUR_S, Retention
+from proxy.pricing.versions import expected
+from proxy.settings import Settings
+
+REPORT_EVERY_S: Final = 1.0
+ORPHAN_GRACE_S: Final = 1.0
+"""How long open exchanges may go on when the supervisor is gone: the next start waits for our port and our journals."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Overhead:
+    """A histogram of the time the proxy added, as plain bucket counts."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(OVERHEAD_BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.buckets[bisect_left(OVERHEAD_BUCKETS_S, seconds)] += 1
+        self.sum_s += seconds
+
+
+class GatewayWorker:
+    """The parts of one worker and their life."""
+
+    def __init__(self, orders: GatewayOrders) -> None:
+        """Needs a running event loop. Raises OSError where the journal or the CA file cannot be opened."""
+        self._orders = orders
+        settings = orders.settings
+        self._life = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        self._store = open_store(settings, orders.redis_url)
+        self._ledger = _ledger(settings, self._store, self._life)
+        self._upstream = Upstream(settings.upstream)
+        self._overhead = _Overhead()
+        self._relay = Relay(self._parts())
+        self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Serve until told to stop; every open exchange has its record when this returns."""
+        on_stop(asyncio.get_running_loop(), self._ask_to_stop)
+        shipping = asyncio.create_task(self._ledger.run(), name="ledger")
+        reporting = asyncio.create_task(self._report(), name="report")
+        await self._serve()
+        reporting.cancel()
+        self._ledger.stop()
+        await shipping
+        await self._upstream.close()
+        await self._store.close()
+
+    async def _serve(self) -> None:
+        server = self._relay.server()
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.SockSite(runner, socket.socket(fileno=self._orders.listen_fd))
+        await site.start()
+        in_good_order = await self._stop
+        await site.stop()
+        server.pre_shutdown()  # idle connections close, busy ones close behind their answer
+        grace_s = self._orders.settings.gateway.shutdown_grace_seconds if in_good_order else ORPHAN_GRACE_S
+        await self._wait_for_exchanges(grace_s)
+        self._relay.stopping = True
+        await runner.cleanup()
+
+    async def _wait_for_exchanges(self, grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
+        while self._relay.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 - once, at the very end
+            await asyncio.sleep(0.02)
+
+    def _ask_to_stop(self, in_good_order: bool) -> None:
+        if not self._stop.done():
+            self._stop.set_result(in_good_order)
+
+    async def _report(self) -> None:
+        with socket.socket(fileno=self._orders.report_fd) as channel:
+            channel.setblocking(False)
+            while True:
+                _send(channel, msgspec.json.encode(self._own_report()))
+                await asyncio.sleep(REPORT_EVERY_S)
+
+    def _own_report(self) -> WorkerReport:
+        return WorkerReport(
+            slot=self._orders.slot,
+            life=self._life,
+            pid=os.getpid(),
+            in_flight=self._relay.in_flight,
+            pending_records=self._ledger.pending_records,
+            oldest_pending_s=self._ledger.oldest_pending_s(),
+            journal_writable=self._ledger.writable,
+            faults=self._ledger.faults,
+            overhead_buckets=self._overhead.buckets,
+            overhead_sum_s=self._overhead.sum_s,
+        )
+
+    def _parts(self) -> RelayParts:
+        settings, catalog = self._orders.settings, builtin_catalog()
+        pricing = Pricing(catalog, settings.pricing.instant)
+        return RelayParts(
+            upstream=self._upstream,
+            keeper=self._ledger,
+            make_record=partial(make_record, pricing=pricing),
+            expected_version=lambda model, at_s: expected(catalog, requested=model, at_s=at_s),
+            clock=Clock(time.time, time.monotonic),
+            new_id=_id_maker(),
+            hash_secret=self._orders.hash_secret,
+            max_request_bytes=settings.gateway.max_request_bytes,
+            observe_overhead=self._overhead.observe,
+        )
+
+
+def open_store(settings: Settings, redis_url: str) -> Store:
+    """The store of these settings; nothing is sent yet. Raises StoreUnavailableError for a URL that is none."""
+    store = settings.store
+    return connect(
+        redis_url,
+        store.namespace,
+        store.records_kept,
+        connect_timeout=store.connect_timeout_seconds,
+        operation_timeout=store.operation_timeout_seconds,
+    )
+
+
+def _ledger(settings: Settings, store: Store, life: str) -> Ledger:
+    kept = settings.store
+    retention = Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
+    return Ledger(store, journals_dir(settings), life, settings.journal, retention)
+
+
+def _id_maker() -> Callable[[], str]:
+    return lambda: os.urandom(12).hex()
+
+
+def _send(channel: socket.socket, report: bytes) -> None:
+    """A report that finds no room is left out: the next one says more."""
+    try:
+        channel.send(report)
+    except OSError:
+        return
+
+
+async def _run(orders: GatewayOrders) -> None:
+    await GatewayWorker(orders).run()
+
+
+def main() -> None:
+    """Entry of the child process."""
+    die_with_parent()
+    orders = read_orders(GatewayOrders)
+    configure_logging(orders.settings.log)
+    uvloop.run(_run(orders))
+
+
+if __name__ == "__main__":
+    main()
