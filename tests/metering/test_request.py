@@ -1,0 +1,129 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.metering.request import RequestFacts, api_of, read_request
+from proxy.usage import LABEL_CHARACTERS, Api
+
+POSTED = {
+    "/chat/completions": Api.CHAT,
+    "/v1/chat/completions": Api.CHAT,
+    "/beta/chat/completions": Api.CHAT,
+    "/chat/completions/": Api.CHAT,
+    "/completions": Api.FIM,
+    "/beta/completions": Api.FIM,
+    "/v1/completions": Api.FIM,
+    "/responses": Api.RESPONSES,
+    "/v1/responses": Api.RESPONSES,
+    "/anthropic/v1/messages": Api.ANTHROPIC,
+    "/models": Api.MODELS,
+    "/user/balance": Api.BALANCE,
+    "/files": Api.FILES,
+    "/v1/files": Api.FILES,
+    "/files/file-api-1": Api.FILES,
+    "/": Api.OTHER,
+    "": Api.OTHER,
+    "/v1": Api.OTHER,
+    "/v1/": Api.OTHER,
+    "/v1chat/completions": Api.OTHER,
+    "//chat/completions": Api.OTHER,
+    "/chat/completions/x": Api.OTHER,
+    "/Chat/Completions": Api.OTHER,
+    "/filesystem": Api.OTHER,
+    "/responses/r1": Api.OTHER,
+    "/anthropic/v1/messages/count_tokens": Api.OTHER,
+    "/dashboard/billing": Api.OTHER,
+}
+
+
+@pytest.mark.parametrize(("path", "api"), POSTED.items())
+def test_the_dialect_of_a_path(path, api):
+    """The path tells the dialect; `/v1` and `/beta` before it mean nothing."""
+    assert api == api_of("POST", path)
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "HEAD", "DELETE", "PUT"])
+def test_only_a_post_asks_a_model(method):
+    """The other methods cost no tokens on the paths that do."""
+    metered = ("/chat/completions", "/completions", "/responses", "/anthropic/v1/messages")
+
+    assert {api_of(method, path) for path in metered} == {Api.OTHER}
+    assert [api_of(method, path) for path in ("/models", "/files/x")] == [Api.MODELS, Api.FILES]
+
+
+def test_a_request_gives_model_stream_and_size():
+    """The few things the record keeps; the rest of the body is passed over."""
+    body = b'{"messages":[{"role":"user","content":"words"}],"model":"deepseek-flash","stream":true}'
+
+    assert RequestFacts(Api.CHAT, "deepseek-flash", True, len(body)) == read_request("POST", "/chat/completions", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "streamed"),
+    [
+        (b'{"model":"m"}', "m", False),
+        (b'{"model":"m","stream":false}', "m", False),
+        (b'{"model":"m","stream":null}', "m", False),
+        (b'{"model":"m","stream":"yes"}', "m", False),
+        (b'{"model":"m","stream":1}', "m", False),
+        (b'{"model":"m","stream":{"a":[]}}', "m", False),
+        (b'\n {"model":"m","stream":true} \n', "m", True),
+        (b'{"stream":true}', "", True),
+        (b'{"model":7,"stream":true}', "", False),
+        (b'{"model":null}', "", False),
+        (b"", "", False),
+        (b"not JSON", "", False),
+        (b'["model"]', "", False),
+        (b'{"model":"m"', "", False),
+        (b'{"model":"\xff"}', "", False),
+        (b"\xff\xfe", "", False),
+        (b'{"model":"a","model":"b"}', "b", False),
+    ],
+)
+def test_a_body_that_cannot_be_read_asks_for_no_model(body, model, streamed):
+    """Nothing is refused here: what cannot be read is left empty, an odd `stream` does not hide the model."""
+    assert RequestFacts(Api.CHAT, model, streamed, len(body)) == read_request("POST", "/chat/completions", body)
+
+
+def test_a_body_nested_without_measure_is_one_that_cannot_be_read():
+    """Ten thousand brackets do not stop a request on its way."""
+    body = b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    assert read_request("POST", "/chat/completions", body).body_bytes == len(body)
+
+
+def test_a_huge_body_is_read():
+    """Size alone is no reason not to know the model."""
+    body = b'{"messages":"' + b"x" * 20_000_000 + b'","model":"m","stream":true}'
+
+    assert RequestFacts(Api.CHAT, "m", True, len(body)) == read_request("POST", "/chat/completions", body)
+
+
+def test_a_request_that_asks_no_model_is_not_read():
+    """Of a file that goes up only the size is kept."""
+    assert RequestFacts(Api.FILES, "", False, 13) == read_request("POST", "/files", b'{"model":"m"}')
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("deepseek-flash", "deepseek-flash"),
+        ("a\\nb", "a?b"),
+        ("a\\u0000\\u202eb", "a??b"),
+        ("模型 é", "模型 é"),
+        ("x" * 300, "x" * 128),
+    ],
+)
+def test_a_model_is_fit_to_be_a_label(model, label):
+    """What a client sends as a name is cut and cleaned, never refused."""
+    assert label == read_request("POST", "/chat/completions", f'{{"model":"{model}"}}'.encode()).model
+
+
+@given(body=st.binary(max_size=80), method=st.sampled_from(["POST", "GET"]), path=st.sampled_from([*POSTED]))
+def test_no_request_makes_the_reading_raise(body, method, path):
+    """Any bytes give facts with a model that may stand in a metric."""
+    facts = read_request(method, path, body)
+
+    assert facts.body_bytes == len(body)
+    assert facts.model.isprintable()
+    assert len(facts.model) <= LABEL_CHARACTERS
