@@ -22,13 +22,15 @@ from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
 
 MAX_REPORT_BYTES = 64 * 1024
+LONGEST_WAIT_S = 2.0
+"""A scrape is worth more in time without the counters than too late with them: Prometheus gives up after ten seconds."""
 
 
 async def _run(orders: ConsoleOrders) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     on_stop(loop, lambda _in_good_order: stopped.set())
-    store = open_store(orders.settings, orders.redis_url)
+    store = open_store(orders.settings, orders.redis_url, LONGEST_WAIT_S)
     workers = Workers()
     channel = socket.socket(fileno=orders.report_fd)
     channel.setblocking(False)

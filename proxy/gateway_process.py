@@ -143,15 +143,15 @@ class GatewayWorker:
         )
 
 
-def open_store(settings: Settings, redis_url: str) -> Store:
+def open_store(settings: Settings, redis_url: str, longest_wait_s: float = float("inf")) -> Store:
     """The store of these settings; nothing is sent yet. Raises StoreUnavailableError for a URL that is none."""
     store = settings.store
     return connect(
         redis_url,
         store.namespace,
         store.records_kept,
-        connect_timeout=store.connect_timeout_seconds,
-        operation_timeout=store.operation_timeout_seconds,
+        connect_timeout=min(store.connect_timeout_seconds, longest_wait_s),
+        operation_timeout=min(store.operation_timeout_seconds, longest_wait_s),
     )
 
 

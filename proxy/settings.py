@@ -18,12 +18,29 @@ from proxy.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "METER_"
 
+_SECRETS = frozenset({"key_hash_secret"})
+
+
+def _without_secret(name: str, value: object) -> str:
+    """A setting as it may be shown: secrets and the credentials of URLs are left out."""
+    if name in _SECRETS:
+        return "'***'" if value else "''"
+    if name.endswith("url") and isinstance(value, str) and "@" in value:
+        scheme, _, rest = value.partition("://")
+        return repr(f"{scheme}://***@{rest.rpartition('@')[2]}")
+    return repr(value)
+
+
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of `meter.toml`. Unknown keys are errors, because a misspelt limit is no limit."""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={_without_secret(name, getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class GatewaySettings(_Section, frozen=True):
@@ -141,6 +158,12 @@ class LogSettings(_Section, frozen=True):
     format: Annotated[Literal["json", "text"], Meta(description="`json`: one object a line; `text`: readable")] = "text"
 
 
+class VersionSettings(_Section, frozen=True):
+    """What an operator sets for one version: `[versions."DeepSeek-V4-Pro-0813"]`. Has no environment variable."""
+
+    spend_limit_usd_per_hour: Annotated[float, Meta(gt=0)] | None = None
+
+
 class Settings(_Section, frozen=True):
     """All sections. Frozen: a change of settings is a new object."""
 
@@ -151,6 +174,10 @@ class Settings(_Section, frozen=True):
     journal: JournalSettings = JournalSettings()
     pricing: PricingSettings = PricingSettings()
     log: LogSettings = LogSettings()
+    versions: dict[str, VersionSettings] = {}
+
+
+SECTIONS = tuple(field for field in msgspec.structs.fields(Settings) if field.name != "versions")
 
 
 class SettingRow(msgspec.Struct, frozen=True):
@@ -165,7 +192,7 @@ class SettingRow(msgspec.Struct, frozen=True):
 
 def setting_rows() -> Iterator[SettingRow]:
     """Every setting, in the order of this file."""
-    for section in msgspec.structs.fields(Settings):
+    for section in SECTIONS:
         hints = get_type_hints(section.type, include_extras=True)
         for field in msgspec.structs.fields(section.type):
             variable = variable_name(section.name, field.name)
@@ -240,7 +267,7 @@ def _convert(tables: Mapping[str, Any], where: str) -> Settings:
 
 def _from_variable(row: SettingRow, text: str) -> Any:
     """The value of an environment variable, checked against its setting alone. Lists are separated by commas."""
-    section_type = {field.name: field.type for field in msgspec.structs.fields(Settings)}[row.section]
+    section_type = {field.name: field.type for field in SECTIONS}[row.section]
     hint = get_type_hints(section_type, include_extras=True)[row.key]
     raw: Any = [part.strip() for part in text.split(",") if part.strip()] if isinstance(row.default, tuple) else text
     try:

@@ -120,6 +120,7 @@ class Supervisor:
         self._redis: embedded.EmbeddedRedis | None = None
         self._companions = companions
         self._children: list[Child] = []
+        self._api: socket.socket | None = None
         self._stop_asked = False
 
     def run(self, announce: Callable[[], None]) -> None:
@@ -128,6 +129,7 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked_data_dir(self._data_dir, journals_dir(self._settings)))
             api = stack.enter_context(_listening(self._settings.gateway.listen, "[gateway] listen"))
+            self._api = api
             console = stack.enter_context(_listening(self._settings.console.listen, "[console] listen"))
             reports = _report_channel()
             for end in reports:
@@ -190,7 +192,12 @@ class Supervisor:
             time.sleep(1.0)
 
     def _stop_all(self) -> None:
-        """Workers first, so that their last records find the store; the store last."""
+        """Workers first, so that their last records find the store; the store last.
+
+        Our copy of the API port goes before: a connection nobody will take has to be refused, not kept waiting.
+        """
+        if self._api is not None:
+            self._api.close()
         workers, others = self._children[1:], self._children[:1]
         deadline = time.monotonic() + self._settings.gateway.shutdown_grace_seconds + KILL_AFTER_S
         for group in (self._companions, workers, others):

@@ -132,6 +132,7 @@ class Console:
         found = list(metrics.store_families(snapshot))
         if snapshot is not None:
             found += self._global_families(snapshot, now_s)
+        found += metrics.limit_families(self._spend_limits())
         found += metrics.price_families(self._catalog, UPSTREAM_NAME, now_s)
         found += metrics.process_families(
             self._workers.fresh(time.monotonic()),
@@ -150,6 +151,10 @@ class Console:
             *metrics.sighting_families(snapshot.sightings),
             *metrics.spend_families(spend_usd(snapshot.spend, now_s, self._zone)),
         ]
+
+    def _spend_limits(self) -> dict[str, float]:
+        limits = ((name, version.spend_limit_usd_per_hour) for name, version in self._settings.versions.items())
+        return {name: limit for name, limit in limits if limit is not None}
 
     async def _fresh_snapshot(self) -> Snapshot | None:
         """The counters, at most half a second old; None while the store does not answer."""

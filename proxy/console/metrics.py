@@ -46,6 +46,9 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "price_usd_per_million_tokens": Gauge(("upstream", "version", "kind", "band"), "The prices in force."),
     "price_band_active": Gauge(("upstream", "version", "band"), "1 for the band of this moment, else 0."),
     "price_review_timestamp_seconds": Gauge(("version",), "Until when the price was to be reviewed."),
+    "version_spend_limit_usd_per_hour": Gauge(
+        ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
+    ),
     "store_up": Gauge((), "1 if Redis answers."),
     "store_epoch": Gauge((), "Raised when the store's history changed."),
     "store_snapshot_timestamp_seconds": Gauge((), "When the counters shown were read, by Redis' clock."),
@@ -136,6 +139,14 @@ def price_families(catalog: Catalog, upstream: str, now_s: float) -> Iterator[Me
             for kind, nanos in zip(_KINDS, rate.nanos_per_million, strict=True):
                 price.add_metric((upstream, version, kind, rate.band.value), nanos / NANO)
     yield from (price, active, review)
+
+
+def limit_families(limits: Mapping[str, float]) -> Iterator[Metric]:
+    """The spend limits of the settings, by version."""
+    family = _gauge("version_spend_limit_usd_per_hour")
+    for version, dollars in sorted(limits.items()):
+        family.add_metric((version,), dollars)
+    yield family
 
 
 def store_families(snapshot: Snapshot | None) -> Iterator[Metric]:

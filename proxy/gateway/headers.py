@@ -32,6 +32,11 @@ _HOP_BY_HOP: Final = frozenset(
 _OF_THE_REQUEST: Final = _HOP_BY_HOP | {"host", "expect"}
 
 
+def text_pairs(raw: Iterable[tuple[bytes, bytes]]) -> list[Pair]:
+    """Headers as text, from the bytes on the wire: the spelling of their names survives, odd bytes as surrogates."""
+    return [(name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw]
+
+
 def request_headers(pairs: Iterable[Pair]) -> list[Pair]:
     """The headers that go on to the upstream."""
     return _passing(list(pairs), _OF_THE_REQUEST)

@@ -11,10 +11,11 @@ from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.cost import price_usage
-from proxy.pricing.versions import resolve
+from proxy.pricing.versions import Resolution, resolve
 from proxy.usage import (
     METERED_APIS,
     Charge,
+    How,
     Missing,
     Outcome,
     Purpose,
@@ -27,6 +28,11 @@ from proxy.usage import (
 _BROKEN_OFF: Final = frozenset(
     {Outcome.CLIENT_DISCONNECTED, Outcome.UPSTREAM_DISCONNECTED, Outcome.TIMED_OUT, Outcome.INTERRUPTED}
 )
+
+
+NO_MODEL: Final = "none"
+NO_VERSION: Final = "none"
+"""Labels of an exchange that asks no model (`/models`, `/user/balance`), or whose model could not be read."""
 
 
 class ExchangeFacts(msgspec.Struct, frozen=True):
@@ -74,21 +80,14 @@ def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing)
     seen = reading or Reading()
     counts = _counts(facts, seen)
     instant_s = facts.end_s if pricing.instant == "end" else facts.start_s
-    version = resolve(
-        pricing.catalog,
-        upstream=facts.upstream,
-        requested=facts.request.model,
-        served=seen.served_model,
-        fingerprint=seen.fingerprint,
-        at_s=facts.start_s,
-    )
+    version = _version(facts, seen, pricing)
     charges = _charges(pricing, counts.usage, version.version, instant_s)
     report = seen.report
     return UsageRecord(
         exchange_id=facts.exchange_id,
         api=facts.request.api,
         upstream=facts.upstream,
-        model=facts.request.model,
+        model=facts.request.model or NO_MODEL,
         version=version.version,
         how=version.how,
         outcome=facts.outcome,
@@ -112,6 +111,20 @@ def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing)
         pricing_instant_s=instant_s,
         first_chunk_s=facts.first_chunk_s,
         first_chunk_after_s=facts.first_chunk_after_s,
+    )
+
+
+def _version(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolution:
+    """Which version answered; `none` where no model was asked for anything."""
+    if facts.request.api not in METERED_APIS:
+        return Resolution(NO_VERSION, How.UNKNOWN)
+    return resolve(
+        pricing.catalog,
+        upstream=facts.upstream,
+        requested=facts.request.model,
+        served=seen.served_model,
+        fingerprint=seen.fingerprint,
+        at_s=facts.start_s,
     )
 
 

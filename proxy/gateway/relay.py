@@ -21,6 +21,7 @@ from proxy.gateway.headers import (
     label_of,
     purpose_of,
     request_headers,
+    text_pairs,
 )
 from proxy.gateway.keys import app_of
 from proxy.gateway.recording import RecordMaker
@@ -141,7 +142,7 @@ class Relay:
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
         exchange.request = read_request(request.method, _path(request), body)
-        headers = request_headers(request.headers.items())
+        headers = request_headers(text_pairs(request.raw_headers))
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         exchange.sent = True
         handed_on_s = parts.clock.monotonic_s()

@@ -22,7 +22,7 @@ from proxy.errors import (
     UpstreamTimeoutError,
     UpstreamUnreachableError,
 )
-from proxy.gateway.headers import Pair, response_headers
+from proxy.gateway.headers import Pair, response_headers, text_pairs
 from proxy.settings import UpstreamSettings
 
 STALE_WITHIN_S: Final = 1.0
@@ -43,7 +43,7 @@ class Answer:
         self._response = response
         self.status = response.status
         self.reason = response.reason or ""
-        self.headers: list[Pair] = response_headers(response.headers.items())
+        self.headers: list[Pair] = response_headers(text_pairs(response.raw_headers))
         self.content_length = response.content_length
 
     def __repr__(self) -> str:

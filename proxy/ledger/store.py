@@ -12,6 +12,9 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from proxy.errors import StoreUnavailableError
@@ -159,7 +162,8 @@ def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> S
             url,
             socket_connect_timeout=limits["connect_timeout"],
             socket_timeout=limits["operation_timeout"],
-            health_check_interval=0,
+            # One more try after a connection that Redis had closed; a time-out is not waited for twice.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
     except ValueError as error:
         raise StoreUnavailableError(f"[store] redis_url: {error}") from error
