@@ -143,7 +143,6 @@ class JournalSettings(_Section, frozen=True):
 class PricingSettings(_Section, frozen=True):
     """How tokens become money."""
 
-    billing_currency: Annotated[Literal["USD", "CNY"], Meta(description="the currency alerts and budgets use")] = "USD"
     instant: Annotated[Literal["end", "start"], Meta(description="which instant of an exchange decides its price")] = (
         "end"
     )
