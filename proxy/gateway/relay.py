@@ -106,12 +106,10 @@ class Relay:
             return await self._relay(request, exchange)
         except RelayError as error:
             return self._own_answer(exchange, error)
-        except UpstreamBrokeError as error:
-            stalled = isinstance(error, UpstreamStalledError)
-            exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
-            # The server closes the connection without a proper end: the client sees the same break.
-            raise ConnectionResetError("the upstream broke off") from error
-        except (asyncio.CancelledError, ConnectionError):
+        except ConnectionError:  # the client's: the upstream's have been translated
+            exchange.end(Outcome.CLIENT_DISCONNECTED)
+            return web.Response()  # nobody is there to get it
+        except asyncio.CancelledError:
             exchange.end(Outcome.INTERRUPTED if self.stopping else Outcome.CLIENT_DISCONNECTED)
             raise
         finally:
@@ -150,7 +148,12 @@ class Relay:
             answered_s = parts.clock.monotonic_s()
             response = await self._start(request, exchange, answer)
             parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
-            await _pass_on(exchange, answer, response)
+            try:
+                await _pass_on(exchange, answer, response)
+            except UpstreamBrokeError as error:
+                stalled = isinstance(error, UpstreamStalledError)
+                exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
+                _break_off(request)
             return response
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
@@ -215,6 +218,12 @@ async def _pass_on(exchange: Exchange, answer: Answer, response: web.StreamRespo
         await response.write(chunk)
     exchange.end(Outcome.COMPLETE)
     await response.write_eof()
+
+
+def _break_off(request: web.BaseRequest) -> None:
+    """Close the client's connection behind what was sent, without a proper end: it sees the same break."""
+    if request.transport is not None:
+        request.transport.close()
 
 
 def _outcome_of(error: RelayError) -> Outcome:

@@ -46,6 +46,7 @@ def stage(tmp_path_factory):
     proxy = Proxy(tmp_path_factory.mktemp("failures"), f"http://{address}", toml=TIMEOUTS)
     with stopping(proxy):
         yield proxy.wait_ready(), address
+        assert "Traceback" not in proxy.output  # what goes wrong outside is not an error of ours
 
 
 def record_of(proxy: Proxy, seen: Seen) -> dict:
