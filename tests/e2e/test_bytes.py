@@ -235,3 +235,13 @@ def test_our_own_headers_name_the_exchange_and_the_version(stage):
     assert seen.values(b"x-meter-version")[0].startswith(b"DeepSeek-V4.1-Flash")
     assert other.values(b"x-meter-version") == []
     assert seen.values(b"x-meter-exchange") != other.values(b"x-meter-exchange")
+
+
+@pytest.mark.parametrize("value", ["café".encode(), b"\xf0\x9f\x8c\x89", b"x" * 30_000])
+def test_header_values_pass_in_both_directions(stage, value):
+    """UTF-8 and long values: they are not ours to judge."""
+    request = b"GET /models HTTP/1.1\r\nHost: p\r\nX-A: " + value + b"\r\n\r\n"
+    heard, seen = replay(stage, request, answer(b"{}", b"X-B: " + value))
+
+    assert heard.values(b"x-a") == [value]
+    assert seen.values(b"x-b") == [value]

@@ -133,6 +133,9 @@ class Client:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
+    def close_sending(self) -> None:
+        self._writer.write_eof()
+
     async def abort(self) -> None:
         self._writer.transport.abort()
         await asyncio.sleep(0.01)
