@@ -62,6 +62,23 @@ def test_what_was_written_outlives_the_server(tmp_path, start):
     assert (first.alive(), second.alive()) == (False, True)
 
 
+def test_a_start_ends_when_the_server_can_be_used(tmp_path, start):
+    """A server that still loads its data is waited for: its first answer to us is not `LOADING`."""
+    first = start(tmp_path)
+    with redis.Redis.from_url(first.url) as client, client.pipeline(transaction=False) as pipe:
+        for number in range(10_000):
+            pipe.set(f"key {number}", "x" * 1000)
+        pipe.execute()
+    first.stop()
+    slow = tmp_path / "slow-server"
+    slow.write_text(f'#!/bin/sh\nexec {embedded.find_server()} "$@" --key-load-delay 100\n')
+    slow.chmod(0o700)
+    with redis.Redis.from_url(start(tmp_path, str(slow)).url) as client:
+        found = client.dbsize()
+
+    assert found == 10_000
+
+
 def test_a_live_one_is_taken_over(tmp_path, start):
     """A start that finds a server on its socket uses it and starts no second one on the same files."""
     first = start(tmp_path)

@@ -1,0 +1,117 @@
+import pytest
+
+from proxy.gateway.headers import label_of, purpose_of, request_headers, response_headers
+from proxy.usage import LABEL_CHARACTERS, Purpose
+
+HOP_BY_HOP = [
+    ("Connection", "keep-alive"),
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Authenticate", "Basic"),
+    ("Proxy-Authorization", "Basic eA=="),
+    ("Proxy-Connection", "close"),
+    ("TE", "trailers"),
+    ("Trailer", "Expires"),
+    ("Transfer-Encoding", "chunked"),
+    ("Upgrade", "h2c"),
+]
+PASSING = [
+    ("Authorization", "Bearer sk-1"),
+    ("x-api-key", "sk-1"),
+    ("X-Custom", "b"),
+    ("x-custom", "a"),
+    ("Cookie", "a=1"),
+    ("Set-Cookie", "a=1"),
+    ("Set-Cookie", "b=2"),
+    ("CONTENT-LENGTH", "12"),
+    ("Content-Type", "application/json"),
+    ("Content-Encoding", "gzip"),
+    ("Accept-Encoding", "br"),
+    ("X-Metering", "not ours"),
+    ("Empty", ""),
+]
+BOTH = [request_headers, response_headers]
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+def test_headers_pass_in_their_order_and_spelling(pass_on):
+    """Repeated names, odd cases, empty values: what is not ours to take off goes on literally."""
+    assert pass_on(PASSING) == PASSING
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+@pytest.mark.parametrize("pair", HOP_BY_HOP)
+@pytest.mark.parametrize("spelt", [str, str.lower, str.upper])
+def test_a_hop_by_hop_header_ends_here(pass_on, pair, spelt):
+    """In any spelling, wherever it stands; the others keep their order."""
+    name, value = pair
+
+    assert pass_on([*PASSING[:5], (spelt(name), value), *PASSING[5:]]) == PASSING
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+def test_what_connection_names_ends_here(pass_on):
+    """Also several names, in several Connection headers, spelt differently."""
+    named = [
+        ("connection", "close, X-Mine"),
+        ("Connection", " x-other ,,"),
+        ("x-mine", "1"),
+        ("X-Other", "2"),
+        ("X-Kept", "3"),
+    ]
+
+    assert pass_on(named) == [("X-Kept", "3")]
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+def test_a_length_stays_whatever_connection_says(pass_on):
+    """A body's length is not for one hop: without it the end of the body could not be told."""
+    pairs = [("Connection", "Content-Length"), ("Content-Length", "5")]
+
+    assert pass_on(pairs) == pairs[1:]
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+@pytest.mark.parametrize("name", ["X-Meter-App", "x-meter-purpose", "X-METER-EXPECT-VERSION", "X-Meter-Unheard-Of"])
+def test_our_own_headers_end_here(pass_on, name):
+    """Nobody beyond the proxy sees them, and none from beyond is taken for ours."""
+    assert pass_on([(name, "x"), *PASSING]) == PASSING
+
+
+def test_host_and_expect_are_of_the_request_only():
+    """Host names us, Expect was answered by us; in a response both would be the upstream's."""
+    pairs = [("Host", "proxy:8400"), ("Expect", "100-continue")]
+
+    assert (request_headers(pairs), response_headers(pairs)) == ([], pairs)
+
+
+@pytest.mark.parametrize(
+    ("value", "purpose"),
+    [
+        (None, Purpose.PRODUCTION),
+        ("", Purpose.PRODUCTION),
+        ("production", Purpose.PRODUCTION),
+        ("validation", Purpose.VALIDATION),
+        (" Shadow ", Purpose.SHADOW),
+        ("validaton", Purpose.PRODUCTION),
+        ("\udcff", Purpose.PRODUCTION),
+    ],
+)
+def test_a_purpose_that_is_none_counts_as_production(value, purpose):
+    """A misspelt purpose must not hide spend."""
+    assert purpose is purpose_of(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (None, ""),
+        ("  ", ""),
+        (" team a ", "team a"),
+        ("a\tb", "a?b"),
+        ("\udcff", "?"),
+        ("x" * 500, "x" * LABEL_CHARACTERS),
+    ],
+)
+def test_a_label_a_client_states_is_fit_to_be_shown(value, label):
+    """Trimmed, cut and cleaned; never refused."""
+    assert label == label_of(value)
