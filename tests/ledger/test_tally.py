@@ -189,7 +189,7 @@ def test_a_version_is_sighted_where_something_told_it():
     unheard = record(served_model="", usage=None, source=Source.NONE, charges=())
 
     assert fold("j", 1, [unheard], RETENTION).sightings == {}
-    assert fold("j", 1, [record()], RETENTION).sightings == {'["V","m","fp","alias"]': NOW_S}
+    assert [*fold("j", 1, [record()], RETENTION).sightings] == ['["V","m","fp","alias"]']
 
 
 def test_a_record_set_aside_is_counted_and_kept():
