@@ -89,6 +89,23 @@ def test_spend_is_the_sum_over_the_days_of_the_zone(spent, now, zone, near):
     assert {key: nanos / 10**9 for key, nanos in expected.items()} == found
 
 
+@pytest.mark.parametrize(
+    ("now", "zone", "months"),
+    [
+        ("2026-11-23T02:00:00Z", "UTC", {"2026-11"}),
+        ("2026-11-30T02:00:00Z", "UTC", {"2026-11", "2026-12"}),
+        ("2026-11-23T02:00:00Z", "Asia/Shanghai", {"2026-10", "2026-11"}),
+        ("2026-11-30T16:00:00Z", "Asia/Shanghai", {"2026-11", "2026-12"}),
+        ("2026-12-01T04:59:59Z", "America/New_York", {"2026-11", "2026-12"}),
+        ("2026-12-01T05:00:00Z", "America/New_York", {"2026-12"}),
+        ("2027-01-05T00:00:00Z", "Asia/Kathmandu", {"2026-12", "2027-01"}),
+    ],
+)
+def test_the_hashes_of_every_month_the_windows_reach_into(now, zone, months):
+    """A local month begins or ends in another UTC month; a clock a day ahead is looked up, too."""
+    assert {f"spend:{month}" for month in months} == set(hashes_needed(at(now), ZoneInfo(zone)))
+
+
 def test_nothing_spent_is_nothing_shown():
     """Without a quarter in the month there is no version to show."""
     assert spend_usd([{}, {}], at("2026-11-23T02:00:00Z"), ZoneInfo("UTC")) == {}
