@@ -7,6 +7,7 @@ of an exchange the record is written before the client can see that end.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -18,10 +19,9 @@ from proxy.gateway.headers import (
     ERROR_HEADER,
     EXCHANGE_HEADER,
     VERSION_HEADER,
+    Passing,
     label_of,
     purpose_of,
-    request_headers,
-    text_pairs,
 )
 from proxy.gateway.keys import app_of
 from proxy.gateway.recording import RecordMaker
@@ -44,6 +44,7 @@ class RelayParts(NamedTuple):
     """What the relay is given."""
 
     upstream: Upstream
+    passing: Passing
     keeper: KeepsRecords
     make_record: RecordMaker
     expected_version: Callable[[str, float], str | None]
@@ -140,21 +141,26 @@ class Relay:
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
         exchange.request = read_request(request.method, _path(request), body)
-        headers = request_headers(text_pairs(request.raw_headers))
+        headers = parts.passing.of_request(request.raw_headers)
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         exchange.sent = True
         handed_on_s = parts.clock.monotonic_s()
-        async with parts.upstream.send(request.method, request.raw_path, headers, body, chunked=chunked) as answer:
+        answer = await parts.upstream.send(
+            request.method, request.raw_path, headers, body, chunked=chunked, give_up=partial(_give_up, request)
+        )
+        try:
             answered_s = parts.clock.monotonic_s()
             response = await self._start(request, exchange, answer)
             parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
-            try:
+            with answer.translating():
                 await _pass_on(exchange, answer, response)
-            except UpstreamBrokeError as error:
-                stalled = isinstance(error, UpstreamStalledError)
-                exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
-                _break_off(request)
-            return response
+        except UpstreamBrokeError as error:
+            stalled = isinstance(error, UpstreamStalledError)
+            exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
+            _break_off(request)
+        finally:
+            answer.close()
+        return response
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
         limit = self._parts.max_request_bytes
@@ -224,6 +230,12 @@ def _break_off(request: web.BaseRequest) -> None:
     """Close the client's connection behind what was sent, without a proper end: it sees the same break."""
     if request.transport is not None:
         request.transport.close()
+
+
+def _give_up(request: web.BaseRequest) -> None:
+    """Drop a client that does not read any more: what is still to be sent to it will never be."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _outcome_of(error: RelayError) -> Outcome:

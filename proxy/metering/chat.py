@@ -1,7 +1,7 @@
 """The reader of chat completions, streamed or not (FIM completions report in the same places).
 
-A typed decoder looks at the few fields that count and skips the rest; prompts and answers are never kept, not even
-decoded: of a delta only whether it is empty. The last usage seen wins, wherever it stands; usages are never summed.
+A typed decoder looks at the few fields that count and skips the rest; prompts and answers are never kept: of a delta
+only whether it is empty. The last usage seen wins, wherever it stands; usages are never summed.
 DeepSeek puts it on the finish chunk, whose `choices` is not empty (recordings; api-docs.deepseek.com said otherwise).
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.faults import MeteringFaultError
+from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
 from proxy.metering.usage_report import read_usage
@@ -18,16 +18,16 @@ from proxy.usage import Missing
 
 
 class _Delta(msgspec.Struct):
-    """Undecoded pieces: all that is asked of them is whether they are empty."""
+    """Pieces of text: all that is asked of them is whether they are empty."""
 
-    content: Raw | UnsetType = UNSET
-    reasoning_content: Raw | UnsetType = UNSET
+    content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: Raw | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
-    text: Raw | UnsetType = UNSET
+    text: str | None = None
     finish_reason: str | None = None
 
 
@@ -43,7 +43,7 @@ class _UsageOnly(msgspec.Struct):
 
 
 _NULL: Final = b"null"
-_EMPTY: Final = (b'""', _NULL, b"[]")
+_EMPTY: Final = (_NULL, b"[]")
 
 
 class ChatReader:
@@ -66,7 +66,7 @@ class ChatReader:
             return
         try:
             seen = self._completion.decode(document)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self._read_usage_only(document)
             return
         self._take_names(seen)
@@ -87,16 +87,17 @@ class ChatReader:
                 self.reading.finish_reason = choice.finish_reason
             if choice.delta is not None:
                 self._take_delta(choice.delta)
-            elif not _is_empty(choice.text):
+            elif choice.text:
                 self.reading.answer_deltas += 1
 
     def _take_delta(self, delta: _Delta) -> None:
-        if not _is_empty(delta.reasoning_content):
-            self.reading.reasoning_deltas += 1
-        if not _is_empty(delta.content):
-            self.reading.answer_deltas += 1
-        if not _is_empty(delta.tool_calls):
-            self.reading.tool_deltas += 1
+        reading = self.reading
+        if delta.reasoning_content:
+            reading.reasoning_deltas += 1
+        if delta.content:
+            reading.answer_deltas += 1
+        if delta.tool_calls is not UNSET and bytes(delta.tool_calls) not in _EMPTY:
+            reading.tool_deltas += 1
 
     def _take_usage(self, raw: bytes) -> None:
         if raw == _NULL:
@@ -111,12 +112,8 @@ class ChatReader:
         """A document of an unexpected shape may still carry a usage; one that is no JSON carries none."""
         try:
             seen = self._usage_only.decode(document)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             self.reading.fault = Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY
             return
         if seen.usage is not UNSET:
             self._take_usage(bytes(seen.usage))
-
-
-def _is_empty(raw: Raw | UnsetType) -> bool:
-    return raw is UNSET or bytes(raw) in _EMPTY

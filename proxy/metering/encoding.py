@@ -33,12 +33,19 @@ class Decompressor:
                 piece = self._stream.decompress(chunk, PIECE_BYTES)
             except zlib.error as error:
                 raise MeteringFaultError(Missing.CONTENT_ENCODING) from error
-            chunk = self._stream.unconsumed_tail
+            chunk = self._stream.unconsumed_tail or self._next_member()
             self._plain_bytes += len(piece)
             if self._plain_bytes > MAX_PLAIN_BYTES:
                 raise MeteringFaultError(Missing.BODY_TOO_LARGE)
             if piece:
                 yield piece
+
+    def _next_member(self) -> bytes:
+        """A gzip body may be several members in a row (RFC 1952, 2.2): the next one begins behind the end of this."""
+        rest = self._stream.unused_data
+        if self._stream.eof and rest:
+            self._stream = zlib.decompressobj(_GZIP_OR_ZLIB)
+        return rest
 
 
 def decompressor(content_encoding: str) -> Decompressor | None:

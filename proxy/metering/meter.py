@@ -20,6 +20,10 @@ MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Longest JSON body held. The longest answer the API gives, 384K tokens, is about 2 MB of text."""
 
 _BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r\n"
+_STREAM_FIELDS: Final = (b":", b"data:", b"event:", b"id:", b"retry:")
+"""How a line of an event stream begins: a comment, or one of the standard's four fields."""
+
 _READ_AS_CHAT: Final = frozenset({Api.CHAT, Api.FIM})
 
 
@@ -96,16 +100,17 @@ class Meter:
             self._take_head(chunk)
 
     def _take_head(self, chunk: bytes) -> None:
-        """Decide the form as soon as there is a byte that is not blank (nor part of a byte order mark)."""
-        self._head = (self._head + chunk).lstrip(b" \t\r\n")
-        if _BOM.startswith(self._head):  # nothing yet, or the mark cut short
-            return
-        start = self._head.removeprefix(_BOM).lstrip(b" \t\r\n")
-        if not start:
+        """Decide the form by the first bytes that say something; what came so far is then read."""
+        self._head = (self._head + chunk).lstrip(_BLANK)
+        start = self._head.removeprefix(_BOM).lstrip(_BLANK)
+        if _BOM.startswith(self._head) or any(field.startswith(start) for field in _STREAM_FIELDS):
+            self._head = self._head if start else self._head[: len(_BOM)]  # blanks behind the mark are not kept
             return
         self._head = b""
         self._is_json = start.startswith((b"{", b"["))
         if not self._is_json:
+            if not start.startswith(_STREAM_FIELDS):
+                raise MeteringFaultError(Missing.UNREADABLE_BODY)
             self._events = EventSplitter()
         self._take_plain(start)
 
@@ -122,6 +127,8 @@ class Meter:
         elif self._events is not None:
             for event in self._events.finish():
                 self._reader.read(event)
+        elif self._head.removeprefix(_BOM).strip(_BLANK) and not _BOM.startswith(self._head):
+            raise MeteringFaultError(Missing.UNREADABLE_BODY)
 
     def _give_up(self, missing: Missing) -> None:
         self._fault = missing

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.metering.faults import UNREADABLE
 from proxy.usage import METERED_APIS, Api, clean_label
 
 # DeepSeek's paths (api-docs.deepseek.com). `/v1` and `/beta` are prefixes without a meaning for metering.
@@ -68,7 +69,7 @@ def read_request(method: str, path: str, body: bytes) -> RequestFacts:
 def _model_and_stream(body: bytes) -> tuple[str, bool]:
     try:
         seen = _body_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return _model_alone(body), False
     return seen.model, bool(seen.stream)
 
@@ -77,5 +78,5 @@ def _model_alone(body: bytes) -> str:
     """The model of a body whose `stream` is of an odd kind: the upstream decides what it makes of that."""
     try:
         return _model_decoder.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return ""

@@ -11,13 +11,13 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from proxy.metering.faults import MeteringFaultError
+from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.usage import Missing, Rule, TokenUsage
 
 MAX_TOKENS: Final = 10**12
 """A count above a million times the largest context is no count; it would also come near the range of Redis integers."""
 
-_Tokens = Annotated[int, Meta(le=MAX_TOKENS)]
+_Tokens = Annotated[int, Meta(ge=-MAX_TOKENS, le=MAX_TOKENS)]
 
 
 class _PromptDetails(msgspec.Struct):
@@ -53,7 +53,7 @@ def read_usage(raw: bytes) -> UsageReport:
     """The usage in `raw` (a JSON object). Raises MeteringFaultError(broken_usage) if it cannot be read as one."""
     try:
         seen = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MeteringFaultError(Missing.BROKEN_USAGE) from error
     if seen.prompt_tokens is None or seen.completion_tokens is None:
         raise MeteringFaultError(Missing.BROKEN_USAGE)
