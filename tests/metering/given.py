@@ -12,7 +12,7 @@ from proxy.usage import Api
 
 CASSETTES = Path(__file__).parents[1] / "cassettes"
 RECORDINGS = Path(__file__).parents[3] / "shared/recordings"
-CUT_EVERYWHERE_BYTES = 16_000
+CUT_EVERYWHERE_BYTES = 10_000
 RANDOM_CUTS = 200
 
 
