@@ -1,6 +1,6 @@
 import pytest
 
-from proxy.gateway.headers import label_of, purpose_of, request_headers, response_headers
+from proxy.gateway.headers import MAX_KNOWN_NAMES, Passing, label_of, purpose_of
 from proxy.usage import LABEL_CHARACTERS, Purpose
 
 HOP_BY_HOP = [
@@ -29,6 +29,23 @@ PASSING = [
     ("X-Metering", "not ours"),
     ("Empty", ""),
 ]
+
+
+def raw(pairs):
+    """The headers as they stand on the wire."""
+    return [
+        (name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")) for name, value in pairs
+    ]
+
+
+def request_headers(pairs):
+    return Passing().of_request(raw(pairs))
+
+
+def response_headers(pairs):
+    return Passing().of_response(raw(pairs))
+
+
 BOTH = [request_headers, response_headers]
 
 
@@ -82,6 +99,36 @@ def test_host_and_expect_are_of_the_request_only():
     pairs = [("Host", "proxy:8400"), ("Expect", "100-continue")]
 
     assert (request_headers(pairs), response_headers(pairs)) == ([], pairs)
+
+
+@pytest.mark.parametrize("pass_on", BOTH)
+def test_bytes_that_are_no_text_survive(pass_on):
+    """A value or a name of odd bytes goes on as those bytes."""
+    pairs = [("X-Odd", "caf\udce9"), ("X-\udcff", "1"), ("X-Utf8", "船")]
+
+    assert pass_on(pairs) == pairs
+
+
+def test_what_was_decided_once_holds_again():
+    """One picker serves every exchange: the second answer is the first, in both directions, which do not mix."""
+    passing, pairs = (
+        Passing(),
+        [("Host", "here"), ("X-Meter-App", "a"), ("Connection", "X-Mine"), ("X-Mine", "1"), ("X", "2")],
+    )
+
+    for _ in range(2):
+        assert passing.of_request(raw(pairs)) == [("X", "2")]
+        assert passing.of_response(raw(pairs)) == [("Host", "here"), ("X", "2")]
+        assert passing.of_request(raw([("X-Mine", "1")])) == [("X-Mine", "1")]
+
+
+def test_a_client_that_invents_names_fills_no_memory():
+    """Beyond a bound nothing more is remembered, and everything is still decided rightly."""
+    passing = Passing()
+    pairs = [(f"X-{number}", "1") for number in range(3 * MAX_KNOWN_NAMES)]
+
+    assert passing.of_request(raw([*pairs, ("Upgrade", "h2c"), ("X-Meter-App", "a")])) == pairs
+    assert len(passing._request_names) <= MAX_KNOWN_NAMES
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from metering.given import in_pieces, single_bytes
 
@@ -10,7 +12,17 @@ from proxy.usage import Missing
 no_line_end = st.binary(min_size=1, max_size=6).map(lambda text: text.replace(b"\r", b".").replace(b"\n", b"."))
 lines = st.one_of(
     st.sampled_from(
-        [b"", b"data: [DONE]", b": keep-alive", b"event: x", b"data:  two spaces", b"data : no", b" data: no"]
+        [
+            b"",
+            b"data: [DONE]",
+            b": keep-alive",
+            b"event: x",
+            b"data:  two spaces",
+            b"data : no",
+            b" data: no",
+            b"data:",
+            b"data: ",
+        ]
     ),
     no_line_end,
     no_line_end.map(lambda text: b"data:" + text),
@@ -36,18 +48,20 @@ def by_the_grammar(text):
         if data and (not line or data[-1] == b"[DONE]"):
             found.append(b"\n".join(data))
             data = []
-    return found
+    return [event for event in found if event]
 
 
 @given(text=texts, end=st.sampled_from([b"", b"data: cut sh", b"data: [DONE]"]), places=st.lists(st.integers(0, 200)))
+@example(text=b"data:\ndata: x\n\n", end=b"data: [DONE]", places=[])
 def test_where_the_bytes_are_cut_makes_no_difference(text, end, places):
-    """Any text made of lines gives the events of the grammar: whole, byte by byte, and in any pieces."""
+    """Any text made of lines gives the events of the grammar: whole, byte by byte, event by event, and in any pieces."""
     body = text + end
     pieces = in_pieces(body, [min(place, len(body)) for place in places])
     expected = by_the_grammar(body)
 
     assert expected == events([body])
     assert expected == events(single_bytes(body))
+    assert expected == events(re.split(rb"(?=data)|(?<=\n\n)", body))
     assert expected == events(pieces)
 
 
