@@ -4,7 +4,7 @@
 -- KEYS[1] journal  KEYS[2] series_seen  KEYS[3] sightings  KEYS[4] records  KEYS[5] record_index  KEYS[6] quarantine
 -- KEYS[7...] the hashes of the additions, in their order
 -- ARGV[1] {first, last, additions: [{expires_s, fields: [name, value, ...]}], sums: [name, value, ...],
---          sightings: [field, instant, ...], records: [id, payload, ...], quarantined: [payload, ...], kept}
+--          sightings: [field, first, last, ...], records: [id, payload, ...], quarantined: [payload, ...], kept}
 --
 -- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one | {"refused", reason}.
 -- Redis does not undo a script that fails half-way: everything is checked before the first write.
@@ -16,11 +16,6 @@ local SIGHTINGS_KEPT = 2000
 local batch = cjson.decode(ARGV[1])
 local now = redis.call('TIME')
 local now_s = tonumber(now[1])
-
-local stored = redis.call('HGET', KEYS[1], 'number') or '0'
-if tonumber(batch.first) ~= tonumber(stored) + 1 then
-  return {'behind', stored}
-end
 
 local function is_integer(text)
   return type(text) == 'string' and #text <= DIGITS and string.match(text, '^%-?%d+$') ~= nil
@@ -56,9 +51,24 @@ local function check_fields(key, pairs_list)
   return nil, fresh
 end
 
+-- A sighting is kept as "<first> <last>".
+local function check_sightings()
+  for i = 1, #batch.sightings, 3 do
+    local known = redis.call('HGET', KEYS[3], batch.sightings[i])
+    if known and not string.match(known, '^[%d.]+ [%d.]+$') then
+      return 'the sighting cannot be read: ' .. batch.sightings[i]
+    end
+  end
+end
+
 for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream'}) do
   local wrong = check_type(KEYS[index], wanted)
   if wrong then return {'refused', wrong} end
+end
+local stored = redis.call('HGET', KEYS[1], 'number') or '0'
+if not is_integer(stored) then return {'refused', 'the number of the journal is none: ' .. stored} end
+if tonumber(batch.first) ~= tonumber(stored) + 1 then
+  return {'behind', stored}
 end
 local fresh_series = {}
 for index, addition in ipairs(batch.additions) do
@@ -71,6 +81,8 @@ for index, addition in ipairs(batch.additions) do
 end
 local wrong_sum = check_fields(KEYS[1], batch.sums)
 if wrong_sum then return {'refused', wrong_sum} end
+local wrong_sighting = check_sightings()
+if wrong_sighting then return {'refused', wrong_sighting} end
 
 -- From here on everything is written.
 local now_ms = now[1] .. string.format('%03d', math.floor(tonumber(now[2]) / 1000))
@@ -91,17 +103,16 @@ for i = 1, #batch.sums, 2 do
   redis.call('HINCRBY', KEYS[1], batch.sums[i], batch.sums[i + 1])
 end
 
--- A sighting keeps its first and its last instant: "<first> <last>".
-for i = 1, #batch.sightings, 2 do
-  local field, instant = batch.sightings[i], batch.sightings[i + 1]
+for i = 1, #batch.sightings, 3 do
+  local field, first, last = batch.sightings[i], batch.sightings[i + 1], batch.sightings[i + 2]
   local known = redis.call('HGET', KEYS[3], field)
   if known then
-    local first, last = string.match(known, '^(%S+) (%S+)$')
-    if tonumber(instant) < tonumber(first) then first = instant end
-    if tonumber(instant) > tonumber(last) then last = instant end
+    local known_first, known_last = string.match(known, '^(%S+) (%S+)$')
+    if tonumber(known_first) < tonumber(first) then first = known_first end
+    if tonumber(known_last) > tonumber(last) then last = known_last end
+  end
+  if known or redis.call('HLEN', KEYS[3]) < SIGHTINGS_KEPT then
     redis.call('HSET', KEYS[3], field, first .. ' ' .. last)
-  elseif redis.call('HLEN', KEYS[3]) < SIGHTINGS_KEPT then
-    redis.call('HSET', KEYS[3], field, instant .. ' ' .. instant)
   end
 end
 

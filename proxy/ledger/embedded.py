@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import redis
 from redis.exceptions import RedisError
 
 from proxy.errors import StoreUnavailableError
+
+T = TypeVar("T")
 
 LONGEST_SOCKET_PATH: Final = 100
 """sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included."""
@@ -93,21 +95,20 @@ def start(data_dir: Path, server: str) -> EmbeddedRedis:
     socket = socket_path(data_dir)
     _private_directory(socket.parent)
     pid = _answering_pid(socket)
-    if pid is not None:
-        return EmbeddedRedis(socket, None, pid)
-    _private_directory(data_dir / "redis")
-    child = _spawn(server, data_dir / "redis", socket)
-    embedded = EmbeddedRedis(socket, child, child.pid)
-    if not _wait_until(lambda: _answering_pid(socket) is not None or not embedded.alive(), START_SECONDS):
+    child = _start_child(server, data_dir / "redis", socket) if pid is None else None
+    embedded = EmbeddedRedis(socket, child, pid or (child.pid if child else 0))
+    if not _wait_until(lambda: _has_loaded(socket) or not embedded.alive(), START_SECONDS):
         embedded.stop()
         raise StoreUnavailableError(f"{server} did not answer within {START_SECONDS:.0f} s; see {_log(data_dir)}")
     if not embedded.alive():
-        raise StoreUnavailableError(f"{server} ended with code {child.returncode}; see {_log(data_dir)}")
+        code = child.returncode if child is not None else "unknown"
+        raise StoreUnavailableError(f"{server} ended with code {code}; see {_log(data_dir)}")
     return embedded
 
 
-def _spawn(server: str, directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
+def _start_child(server: str, directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
     """Options on the command line, so that no file has to be kept in step; there is no secret among them."""
+    _private_directory(directory)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -138,12 +139,19 @@ def _die_with_parent() -> None:
 
 
 def _answering_pid(socket: Path) -> int | None:
-    """The pid of the server that answers on `socket`; None if none does (one still loading does not answer yet)."""
-    if not socket.exists():
-        return None
+    """The pid of the server that listens on `socket`, also while it is loading its data; None if none does."""
+    return _ask(socket, lambda client: int(client.info("server")["process_id"])) if socket.exists() else None
+
+
+def _has_loaded(socket: Path) -> bool:
+    """True once the server answers, and with its data (it refuses a PING while it is loading)."""
+    return bool(_ask(socket, lambda client: client.ping()))
+
+
+def _ask(socket: Path, question: Callable[["redis.Redis"], T]) -> T | None:
     client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
     try:
-        return int(client.info("server")["process_id"])
+        return question(client)
     except (RedisError, OSError):
         return None
     finally:

@@ -71,13 +71,13 @@ class JournalWriter:
 
     def sync(self) -> None:
         """Force everything written so far to the disk. Raises OSError."""
-        number, current = self.number, self._fd
+        number, current, finished = self.number, self._fd, tuple(self._unsynced)
         if number == self.synced_number:
             return
-        finished, self._unsynced = self._unsynced, []
-        for fd in finished:
+        for fd in finished:  # only those of now: `append` may finish the current one meanwhile
             os.fsync(fd)
             os.close(fd)
+            self._unsynced.remove(fd)
         os.fsync(current)
         self.synced_number = number
 
@@ -107,6 +107,7 @@ class JournalReader:
         self.journal_id = path.name
         self._next = 0  # the number the kept position stands before
         self._file = -1
+        self._segment_first = 0
         self._block = b""  # what was read of the file, and
         self._at = 0  # how far into it the position stands
 
@@ -122,7 +123,7 @@ class JournalReader:
             self._seek(first)
         entries: list[Entry] = []
         while self._next <= last and len(entries) < limit:
-            entry = self._next_entry()
+            entry = self._entry_behind(entries)
             if entry is None:
                 break
             if entry.number >= first:
@@ -130,17 +131,27 @@ class JournalReader:
             self._next = entry.number + 1
         return entries
 
+    def _entry_behind(self, entries: list[Entry]) -> Entry | None:
+        """The next entry if it follows on the ones read so far; where there is a gap or damage, the next read meets it."""
+        try:
+            entry = self._next_entry()
+        except JournalDamagedError:
+            self.close()
+            if entries:
+                return None
+            raise
+        if entry is not None and entries and entry.number != entries[-1].number + 1:
+            self.close()
+            return None
+        return entry
+
     def first_number(self) -> int | None:
         """The first number that is still there; None in a journal without lines."""
         return next((first for first, _ in segments(self.path)), None)
 
     def last_number(self) -> int:
-        """The last whole line's number, 0 in an empty journal. For journals whose owner is gone."""
-        found = list(segments(self.path))
-        if not found:
-            return 0
-        first = found[-1][0]
-        last = first - 1
+        """The last whole line's number, 0 in an empty journal. Raises JournalDamagedError."""
+        last = max((first for first, _ in segments(self.path)), default=1) - 1
         while entries := self.read(last + 1, last + 4096, 4096):
             last = entries[-1].number
         return last
@@ -166,7 +177,7 @@ class JournalReader:
         self.close()
         self._file = os.open(_segment(self.path, first), os.O_RDONLY)
         self._block, self._at = b"", 0
-        self._next = first
+        self._next = self._segment_first = first
 
     def _next_entry(self) -> Entry | None:
         """The line at the position, or None where the journal ends for now."""
@@ -174,9 +185,10 @@ class JournalReader:
             return None
         line = self._next_line()
         if line is None:
-            if not _segment(self.path, self._next).exists() or self._stands_at_start():
+            following = self._following_segment()
+            if following is None:
                 return None
-            self._open(self._next)
+            self._open(following)
             line = self._next_line()
             if line is None:
                 return None
@@ -187,8 +199,11 @@ class JournalReader:
             )
         return entry
 
-    def _stands_at_start(self) -> bool:
-        return os.lseek(self._file, 0, os.SEEK_CUR) == 0
+    def _following_segment(self) -> int | None:
+        """The segment behind the one that is read; the very next one, or the next that is left."""
+        return next(
+            (first for first, _ in segments(self.path) if first >= self._next and first > self._segment_first), None
+        )
 
     def _next_line(self) -> bytes | None:
         while True:

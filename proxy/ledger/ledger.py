@@ -32,6 +32,7 @@ from proxy.usage import UsageRecord
 
 COMPARE_EVERY_S: Final = 5.0
 RETRY_AFTER_S: Final = 0.5
+TO_THE_END: Final = 2**62
 MAX_UNWRITTEN: Final = 10_000
 """Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
 
@@ -39,13 +40,13 @@ log = structlog.get_logger(__name__)
 
 
 class _Adopted:
-    """A journal whose owner is gone, and the lock that makes it ours."""
+    """A journal whose owner is gone, and the lock that makes it ours. `drained` once it was read to its end."""
 
-    def __init__(self, path: Path, lock: int, shipper: JournalShipper, last: int) -> None:
+    def __init__(self, path: Path, lock: int, shipper: JournalShipper) -> None:
         self.path = path
         self.lock = lock
         self.shipper = shipper
-        self.last = last
+        self.drained = False
 
 
 class Ledger:
@@ -86,14 +87,8 @@ class Ledger:
 
     def record(self, record: UsageRecord) -> None:
         """Keep a record. Where the disk refuses it, it waits in memory and the fault is counted."""
-        payload = self._encoder.encode(record)
-        try:
-            while self._unwritten:
-                self._append(self._unwritten[0])
-                self._unwritten.popleft()
-            self._append(payload)
-        except OSError as error:
-            self._hold(payload, error)
+        self._unwritten.append(self._encoder.encode(record))
+        self._write_held()
 
     def fault(self, stage: str, error: Exception) -> None:
         """Count and log a fault of metering; the exchange it happened in goes on."""
@@ -149,34 +144,35 @@ class Ledger:
 
     async def _round(self) -> None:
         """One round: to the disk, to the store, and the housekeeping that is due. Each part fails by itself."""
+        if self._unwritten:
+            self._write_held()
         await self._sync()
         try:
             await self._compare_if_due()
             await self._ship(self._shipper, self._shippable())
             for adopted in list(self._adopted.values()):
-                await self._ship(adopted.shipper, adopted.last)
+                adopted.drained = await self._ship(adopted.shipper, TO_THE_END)
                 self._drop_if_drained(adopted)
             self._note_store(answers=True)
         except StoreUnavailableError as error:
             self._note_store(answers=False, error=error)
 
-    async def _ship(self, shipper: JournalShipper, last: int) -> None:
-        """Ship one journal; one that is damaged, or that the store refuses, rests until the next comparison."""
+    async def _ship(self, shipper: JournalShipper, last: int) -> bool:
+        """Ship one journal as far as it goes; one that is damaged, or that the store refuses, rests for a while."""
         if shipper.journal_id in self._resting:
-            return
+            return False
         try:
             await shipper.ship(last)
         except (JournalDamagedError, StoreRefusesError) as error:
             self._resting.add(shipper.journal_id)
             self.fault("ship", error)
+            return False
+        return True
 
     async def _sync(self) -> None:
         if self._settings.fsync == "never" or self._writer.number == self._writer.synced_number:
             return
-        try:
-            await asyncio.to_thread(self._writer.sync)
-        except OSError as error:
-            self.fault("fsync", error)
+        await asyncio.to_thread(self._sync_now)
 
     def _shippable(self) -> int:
         return self._writer.number if self._settings.fsync == "never" else self._writer.synced_number
@@ -201,13 +197,11 @@ class Ledger:
                 continue
             lock = lock_abandoned(path)
             if lock is not None:
-                reader = JournalReader(path)
-                self._adopted[path.name] = _Adopted(path, lock, self._shipper_for(path), reader.last_number())
-                reader.close()
-                log.info("journal_adopted", journal=path.name, records=self._adopted[path.name].last)
+                self._adopted[path.name] = _Adopted(path, lock, self._shipper_for(path))
+                log.info("journal_adopted", journal=path.name)
 
     def _drop_if_drained(self, adopted: _Adopted) -> None:
-        if adopted.shipper.applied >= adopted.last:
+        if adopted.drained:
             self._drop_old_segments(adopted.path, adopted.shipper.applied, keep_newest=False)
             if next(segments(adopted.path), None) is None:
                 self._forget(adopted)
@@ -232,11 +226,22 @@ class Ledger:
             if last <= applied and (old or kept_bytes > self._settings.keep_bytes):
                 file.unlink()
 
-    def _append(self, payload: bytes) -> None:
-        number = self._writer.append(payload)
+    def _write_held(self) -> None:
+        """Write what is not in the journal yet: usually the one record that just came."""
+        try:
+            while self._unwritten:
+                self._note_pending(self._writer.append(self._unwritten[0]))
+                self._unwritten.popleft()
+        except OSError as error:
+            self._keep_within_memory(error)
         if self._settings.fsync == "always":
+            self._sync_now()
+
+    def _sync_now(self) -> None:
+        try:
             self._writer.sync()
-        self._note_pending(number)
+        except OSError as error:
+            self.fault("fsync", error)
 
     def _note_pending(self, number: int) -> None:
         """Remember when this number was written: once a second is enough, and stays small while Redis is away."""
@@ -244,9 +249,8 @@ class Ledger:
         if not self._pending_since_s or now - self._pending_since_s[-1][1] >= 1.0:
             self._pending_since_s.append((number, now))
 
-    def _hold(self, payload: bytes, error: OSError) -> None:
+    def _keep_within_memory(self, error: OSError) -> None:
         self.fault("journal", error)
-        self._unwritten.append(payload)
         if len(self._unwritten) > MAX_UNWRITTEN:
             self._unwritten.popleft()
             self.fault("record_lost", error)

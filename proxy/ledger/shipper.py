@@ -107,7 +107,7 @@ class JournalShipper:
         for entry in entries:
             try:
                 records.append(_decoder.decode(entry.payload))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 break
         if not records:
             return quarantine(self.journal_id, entries[0].number, entries[0].payload)

@@ -180,7 +180,11 @@ def _document(batch: Batch, kept: str) -> bytes:
                 {"expires_s": str(addition.expires_s), "fields": _flat(addition.fields)} for addition in batch.additions
             ],
             "sums": _flat(batch.sums),
-            "sightings": [text for field, at in batch.sightings.items() for text in (field, f"{at:.3f}")],
+            "sightings": [
+                text
+                for field, (first, last) in batch.sightings.items()
+                for text in (field, f"{first:.3f}", f"{last:.3f}")
+            ],
             "records": [text for pair in batch.records for text in pair],
             "quarantined": batch.quarantined,
             "kept": kept,

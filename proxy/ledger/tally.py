@@ -39,6 +39,11 @@ class Retention(msgspec.Struct, frozen=True):
     hours_s: int = 35 * DAY_S
 
 
+def _additions(name: str, expires_s: int, fields: dict[str, int]) -> "Additions":
+    """The additions of a hash without those of nothing."""
+    return Additions(name, expires_s, {field: value for field, value in fields.items() if value})
+
+
 class Additions(msgspec.Struct, frozen=True):
     """Integers to add to the fields of one hash. `expires_s` is an instant (0: never); an expired hash is skipped."""
 
@@ -55,7 +60,7 @@ class Batch(msgspec.Struct, frozen=True):
     last: int
     additions: list[Additions]
     sums: dict[str, int]
-    sightings: dict[str, float]
+    sightings: dict[str, tuple[float, float]]
     records: list[tuple[str, str]]
     quarantined: list[str]
 
@@ -119,7 +124,7 @@ def fold(journal_id: str, first: int, records: Sequence[UsageRecord], retention:
     """The batch of `records`, which stand in their journal under `first` and the numbers behind it."""
     cells: dict[tuple[int, _Cell], _Sums] = defaultdict(_Sums)
     extras: dict[str, int] = defaultdict(int)
-    sightings: dict[str, float] = {}
+    sightings: dict[str, tuple[float, float]] = {}
     for record in records:
         minute = int(record.pricing_instant_s) // MINUTE_S * MINUTE_S
         cells[minute, _cell(record)].add(record)
@@ -193,12 +198,13 @@ def _observe(family: str, bounds: tuple[float, ...], version: str, seconds: floa
     extras[bucket_field(family, "sum", version)] += round(seconds * MICRO)
 
 
-def _note_sighting(record: UsageRecord, sightings: dict[str, float]) -> None:
-    """When a version was last seen under a name, a fingerprint and a way of telling it."""
+def _note_sighting(record: UsageRecord, sightings: dict[str, tuple[float, float]]) -> None:
+    """When a version was first and last seen under a name, a fingerprint and a way of telling it."""
     if record.served_model or record.usage is not None:
         parts = (record.version, record.model, record.fingerprint, record.how.value)
         field = msgspec.json.encode(parts).decode()
-        sightings[field] = max(sightings.get(field, 0.0), record.end_s)
+        first, last = sightings.get(field, (record.end_s, record.end_s))
+        sightings[field] = (min(first, record.end_s), max(last, record.end_s))
 
 
 def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: dict[str, int]) -> Additions:
@@ -208,7 +214,7 @@ def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: dict[str, int]) -> Ad
         _add_tokens(cell, sums, fields)
         _add_cost(cell, sums, fields)
         _add_unpriced(cell, sums, fields)
-    return Additions("totals", 0, {field: value for field, value in fields.items() if value})
+    return _additions("totals", 0, fields)
 
 
 def _add_requests(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
@@ -268,7 +274,7 @@ def _rollups(cells: dict[tuple[int, _Cell], _Sums], retention: Retention) -> lis
             _add_rollup(cell, sums, buckets[minute // width_s * width_s])
         for start, fields in sorted(buckets.items()):
             expires = start + width_s + kept_s if kept_s else 0
-            found.append(Additions(rollup_hash(granularity, start), expires, dict(fields)))
+            found.append(_additions(rollup_hash(granularity, start), expires, fields))
     return found
 
 
@@ -296,7 +302,7 @@ def _spend(cells: dict[tuple[int, _Cell], _Sums]) -> list[Additions]:
             field = msgspec.json.encode((cell.version, currency, quarter)).decode()
             months[month][field] += sum(nanos)
             expiries[month] = max(expiries.get(month, 0), quarter + SPEND_KEPT_S)
-    return [Additions(month, expiries[month], dict(fields)) for month, fields in sorted(months.items())]
+    return [_additions(month, expiries[month], fields) for month, fields in sorted(months.items())]
 
 
 def _running_sums(cells: dict[tuple[int, _Cell], _Sums]) -> dict[str, int]:
