@@ -59,7 +59,8 @@ class EventSplitter:
     def _is_one_event(self, chunk: bytes) -> bool:
         """The usual case by far, told without taking the chunk apart: nothing held, and one whole event of one line."""
         return (
-            self._held_bytes == 0
+            not self._parts
+            and not self._data
             and not self._after_cr
             and 8 < len(chunk) <= MAX_EVENT_BYTES
             and chunk.startswith(b"data: ")
