@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from proxy.settings import LogSettings, Settings
+from proxy.settings import LogSettings, Settings, without_credentials
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -35,6 +35,9 @@ class GatewayOrders(msgspec.Struct, frozen=True):
     listen_fd: int
     report_fd: int
 
+    def __repr__(self) -> str:
+        return f"<GatewayOrders slot={self.slot} store={without_credentials(self.redis_url)}>"
+
 
 class ConsoleOrders(msgspec.Struct, frozen=True):
     """What the console is told."""
@@ -43,6 +46,9 @@ class ConsoleOrders(msgspec.Struct, frozen=True):
     redis_url: str
     listen_fd: int
     report_fd: int
+
+    def __repr__(self) -> str:
+        return f"<ConsoleOrders store={without_credentials(self.redis_url)}>"
 
 
 class WorkerReport(msgspec.Struct, frozen=True):

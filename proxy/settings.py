@@ -25,10 +25,14 @@ def _without_secret(name: str, value: object) -> str:
     """A setting as it may be shown: secrets and the credentials of URLs are left out."""
     if name in _SECRETS:
         return "'***'" if value else "''"
-    if name.endswith("url") and isinstance(value, str) and "@" in value:
-        scheme, _, rest = value.partition("://")
-        return repr(f"{scheme}://***@{rest.rpartition('@')[2]}")
-    return repr(value)
+    return repr(without_credentials(value)) if name.endswith("url") and isinstance(value, str) else repr(value)
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it may be shown: user and password are left out, and the query, where Redis takes them too."""
+    scheme, mark, rest = url.partition("://")
+    place, question, _ = rest.rpartition("@")[2].partition("?")
+    return f"{scheme}{mark}{'***@' if '@' in rest else ''}{place}{question and '?***'}"
 
 
 Seconds = Annotated[float, Meta(gt=0)]

@@ -172,8 +172,8 @@ class Charge(msgspec.Struct, frozen=True):
 class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One exchange, metered: the only thing that goes into the journal and from there into every counter.
 
-    `usage` is None where nothing was reported and nothing was estimated; then `source` is `none` and, for a metered
-    dialect, `missing` says why. Where the counts are estimated, `missing` says why they were not reported.
+    `usage` is None where nothing was reported and nothing was estimated; then `source` is `none` and, for an exchange
+    that may have cost something, `missing` says why. Where the counts are estimated, `missing` says why they were not reported.
     `violations` names the rules a reported usage broke, and `reported_usage` then keeps it literally, as JSON.
     `start_s` is when the request's head was read, `first_chunk_s` when the first byte of the response's body came
     (0.0: none came), `end_s` when the exchange ended; `duration_s` and `first_chunk_after_s` are measured on the

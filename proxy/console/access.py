@@ -38,7 +38,7 @@ def access(
 
 
 def _known(name: str, names: Collection[str]) -> bool:
-    return is_loopback(name) or name in names
+    return is_loopback(name) or name in {known.lower() for known in names}
 
 
 def _host_name(host: str) -> str:
@@ -50,4 +50,6 @@ def _host_name(host: str) -> str:
 
 def _bears(authorization: str | None, token: str) -> bool:
     scheme, _, given = (authorization or "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode("utf-8", "surrogateescape"), token.encode()
+    )

@@ -26,7 +26,7 @@ class Window(NamedTuple):
 def windows(now_s: float, zone: ZoneInfo) -> tuple[Window, Window]:
     """Today and this month in a time zone."""
     now = datetime.fromtimestamp(now_s, zone)
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     return Window("today", day.timestamp()), Window("month", day.replace(day=1).timestamp())
 
 

@@ -134,7 +134,15 @@ class Exchange:
             self._keeper.fault("record", error)
 
     def _reading(self) -> Reading | None:
-        return self._meter.finish() if self._meter is not None else None
+        if self._meter is None:
+            return None
+        try:
+            return self._meter.finish()
+        except Exception as error:  # noqa: BLE001 - promise 2: a meter that cannot say what it saw costs no record
+            self._keeper.fault("feed", error)
+            reading = Reading()
+            reading.fault = Missing.METER_FAULT
+            return reading
 
     def _facts(self, outcome: Outcome) -> ExchangeFacts:
         return ExchangeFacts(

@@ -19,6 +19,7 @@ def app_of(stated: str | None, credential: str | None, secret: bytes) -> str:
         return label
     if not credential:
         return ANONYMOUS
-    key = credential.strip().removeprefix("Bearer ").strip()
+    scheme, _, rest = credential.strip().partition(" ")
+    key = rest.strip() if scheme.lower() == "bearer" else credential.strip()
     digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=secret[:64], digest_size=_DIGEST_BYTES)
     return f"key-{digest.hexdigest()}"

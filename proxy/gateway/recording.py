@@ -30,6 +30,8 @@ _BROKEN_OFF: Final = frozenset(
 )
 
 
+_OF_HALF_A_DOCUMENT: Final = frozenset({None, Missing.UNREADABLE_BODY, Missing.BROKEN_USAGE})
+
 NO_MODEL: Final = "none"
 NO_VERSION: Final = "none"
 """Labels of an exchange that asks no model (`/models`, `/user/balance`), or whose model could not be read."""
@@ -134,10 +136,17 @@ def _counts(facts: ExchangeFacts, seen: Reading) -> _Counts:
         return _Counts(Source.REPORTED, seen.report.usage)
     if facts.request.api not in METERED_APIS or not _may_have_cost(facts):
         return _Counts(Source.NONE)
-    missing = seen.fault or (Missing.DISCONNECTED if facts.outcome in _BROKEN_OFF else Missing.NOT_REPORTED)
+    missing = _missing(facts.outcome, seen.fault)
     if missing is Missing.UNSUPPORTED_API:
         return _Counts(Source.NONE, None, missing)
     return _Counts(Source.ESTIMATED, estimate(seen, facts.request.body_bytes), missing)
+
+
+def _missing(outcome: Outcome, fault: Missing | None) -> Missing:
+    """Why there is no report. Half a document at the end of a body that broke off is no fault of the document."""
+    if outcome in _BROKEN_OFF and fault in _OF_HALF_A_DOCUMENT:
+        return Missing.INTERRUPTED if outcome is Outcome.INTERRUPTED else Missing.DISCONNECTED
+    return fault or Missing.NOT_REPORTED
 
 
 def _may_have_cost(facts: ExchangeFacts) -> bool:

@@ -31,6 +31,9 @@ LONGEST_SOCKET_PATH: Final = 100
 """sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included."""
 
 START_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 600.0
+"""A large append-only file takes its time; the server answers meanwhile that it is loading."""
+
 STOP_SECONDS: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
@@ -97,9 +100,10 @@ def start(data_dir: Path, server: str) -> EmbeddedRedis:
     pid = _answering_pid(socket)
     child = _start_child(server, data_dir / "redis", socket) if pid is None else None
     embedded = EmbeddedRedis(socket, child, pid or (child.pid if child else 0))
-    if not _wait_until(lambda: _has_loaded(socket) or not embedded.alive(), START_SECONDS):
+    if not _wait_until(lambda: _answering_pid(socket) is not None or not embedded.alive(), START_SECONDS):
         embedded.stop()
         raise StoreUnavailableError(f"{server} did not answer within {START_SECONDS:.0f} s; see {_log(data_dir)}")
+    _wait_until(lambda: _has_loaded(socket) or not embedded.alive(), LOAD_SECONDS)
     if not embedded.alive():
         code = child.returncode if child is not None else "unknown"
         raise StoreUnavailableError(f"{server} ended with code {code}; see {_log(data_dir)}")

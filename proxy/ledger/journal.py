@@ -11,6 +11,7 @@ Rule 3: a torn last line is dropped. Any other damage stops the reading there, b
 This file knows lines and numbers, not what stands in them.
 """
 
+import errno
 import fcntl
 import os
 import zlib
@@ -60,12 +61,12 @@ class JournalWriter:
         try:
             written = os.write(self._fd, line)
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            self._take_back()
             raise
         if written != len(line):
-            os.ftruncate(self._fd, self._size)
-            raise OSError(f"{self.path}: short write, is the disk full?")
-        self._size += written
+            self._take_back()
+            raise OSError(errno.ENOSPC, f"{self.path}: short write, is the disk full?")
+        self._size += len(line)
         self.number = number
         return number
 
@@ -88,6 +89,13 @@ class JournalWriter:
             os.close(self._fd)
             self._fd = -1
         os.close(self._lock)
+
+    def _take_back(self) -> None:
+        """Leave no half line behind; where even that fails the segment ends here: its torn last line is dropped."""
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            self._size = self._segment_bytes
 
     def _open_segment_for(self, number: int) -> None:
         if self._fd >= 0 and self._size < self._segment_bytes:

@@ -5,7 +5,7 @@ only whether it is empty. The last usage seen wins, wherever it stands; usages a
 DeepSeek puts it on the finish chunk, whose `choices` is not empty (recordings; api-docs.deepseek.com said otherwise).
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -18,16 +18,16 @@ from proxy.usage import Missing
 
 
 class _Delta(msgspec.Struct):
-    """Pieces of text: all that is asked of them is whether they are empty."""
+    """Pieces of text (or lists of parts): all that is asked of them is whether they are empty."""
 
-    content: str | None = None
-    reasoning_content: str | None = None
+    content: Any = None
+    reasoning_content: Any = None
     tool_calls: Raw | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
-    text: str | None = None
+    text: Any = None
     finish_reason: str | None = None
 
 

@@ -12,7 +12,8 @@ from proxy.metering.faults import MeteringFaultError
 from proxy.usage import Missing
 
 PIECE_BYTES: Final = 64 * 1024
-MAX_PLAIN_BYTES: Final = 64 * 1024 * 1024
+MAX_PLAIN_BYTES: Final = 256 * 1024 * 1024
+"""Twice what the longest stream there is, 384K tokens of one event each, comes to."""
 
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS  # zlib tells the two apart by the header
 
