@@ -56,8 +56,10 @@ class Passing:
 
 def purpose_of(value: str | None) -> Purpose:
     """The purpose a client states. One we do not know counts as production: a misspelt label must not hide spend."""
+    if value is None:
+        return Purpose.PRODUCTION
     try:
-        return Purpose((value or "").strip().lower() or Purpose.PRODUCTION)
+        return Purpose(value.strip().lower())
     except ValueError:
         return Purpose.PRODUCTION
 

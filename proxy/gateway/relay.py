@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import ClientError, HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.errors import RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
@@ -25,7 +25,7 @@ from proxy.gateway.headers import (
 )
 from proxy.gateway.keys import app_of
 from proxy.gateway.recording import RecordMaker
-from proxy.gateway.upstream import HEADER_BYTES, Answer, Upstream, was_sent
+from proxy.gateway.upstream import HEADER_BYTES, Answer, ClientSide, Upstream, as_break, was_sent
 from proxy.metering.request import RequestFacts, api_of, read_request
 from proxy.usage import METERED_APIS, Outcome
 
@@ -57,6 +57,10 @@ class RelayParts(NamedTuple):
 
 class _PassedResponse(web.StreamResponse):
     """A response whose head is exactly what it was given: no Server, Date or Content-Type of ours."""
+
+    def wait_for_body(self, wait: bool) -> None:
+        """Whether the head is kept for the body's first chunk, which then has to be there already."""
+        self._send_headers_immediately = not wait
 
     async def _prepare_headers(self) -> None:
         request, writer = self._req, self._payload_writer
@@ -145,15 +149,15 @@ class Relay:
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         exchange.sent = True
         handed_on_s = parts.clock.monotonic_s()
+        client = ClientSide(partial(_is_behind, request), partial(_give_up, request))
         answer = await parts.upstream.send(
-            request.method, request.raw_path, headers, body, chunked=chunked, give_up=partial(_give_up, request)
+            request.method, request.raw_path, headers, body, chunked=chunked, client=client
         )
         try:
             answered_s = parts.clock.monotonic_s()
             response = await self._start(request, exchange, answer)
             parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
-            with answer.translating():
-                await _pass_on(exchange, answer, response)
+            await _pass_on(exchange, answer, response)
         except UpstreamBrokeError as error:
             stalled = isinstance(error, UpstreamStalledError)
             exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
@@ -181,10 +185,13 @@ class Relay:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> web.StreamResponse:
-        """Send the answer's head to the client, at once: DeepSeek's comes long before the first token."""
-        encoding = next((value for name, value in answer.headers if name.lower() == "content-encoding"), "")
-        exchange.answered(answer.status, encoding)
+        """Send the answer's head to the client, at once: DeepSeek's comes long before the first token.
+
+        Where the first of the body is here already, both go out in one write.
+        """
+        exchange.answered(answer.status, answer.content_encoding)
         response = _PassedResponse(status=answer.status, reason=answer.reason, headers=answer.headers)
+        response.wait_for_body(answer.body_has_begun)
         self._add_own_headers(response, exchange, answer.status)
         await response.prepare(request)
         return response
@@ -212,24 +219,31 @@ class Relay:
 async def _pass_on(exchange: Exchange, answer: Answer, response: web.StreamResponse) -> None:
     """Pass the body on as it comes. The record is written before the client can see the end, whatever marks it."""
     received = 0
-    while chunk := await answer.next_chunk():
+    while True:
+        try:
+            chunk = await answer.next_chunk()
+        except ClientError as error:
+            raise as_break(error) from error
         received += len(chunk)
-        ended = exchange.feed(chunk)
-        if answer.at_end:
+        ended = exchange.feed(chunk) if chunk else True
+        at_end = answer.at_end()
+        if ended or at_end or received == answer.content_length:
             exchange.end(Outcome.COMPLETE)
+        if at_end:
             await response.write_eof(chunk)
             return
-        if ended or received == answer.content_length:
-            exchange.end(Outcome.COMPLETE)
         await response.write(chunk)
-    exchange.end(Outcome.COMPLETE)
-    await response.write_eof()
 
 
 def _break_off(request: web.BaseRequest) -> None:
     """Close the client's connection behind what was sent, without a proper end: it sees the same break."""
     if request.transport is not None:
         request.transport.close()
+
+
+def _is_behind(request: web.BaseRequest) -> bool:
+    """True while the client has not read what was sent to it."""
+    return request.transport is not None and request.transport.get_write_buffer_size() > 0
 
 
 def _give_up(request: web.BaseRequest) -> None:

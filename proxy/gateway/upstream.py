@@ -10,16 +10,13 @@ whether the upstream has been silent for too long; it sleeps for the rest of the
 import asyncio
 import io
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final
-from weakref import WeakSet
+from typing import Final, NamedTuple
 
 import aiohttp
 from aiohttp import ClientRequest, ClientResponse
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict
 from yarl import URL
@@ -44,72 +41,83 @@ _NOT_ADDED: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class Answer:
-    """The upstream's answer: its head, and its body chunk by chunk. To be closed when the exchange is over."""
+    """The upstream's answer: its head, and its body chunk by chunk. To be closed when the exchange is over.
 
-    __slots__ = ("_content", "_response", "_watch", "content_length", "headers", "reason", "status")
+    `next_chunk` gives what has come since the last call, empty at the end, and `at_end` is true once everything was
+    handed out and the end was seen. Both are the library's own methods: they are called for every chunk.
+    """
+
+    __slots__ = (
+        "_response",
+        "_watch",
+        "at_end",
+        "content_encoding",
+        "content_length",
+        "headers",
+        "next_chunk",
+        "reason",
+        "status",
+    )
 
     def __init__(self, response: ClientResponse, headers: list[Pair], watch: "_Watch") -> None:
         self._response = response
-        self._content = response.content
         self._watch = watch
         self.status = response.status
         self.reason = response.reason or ""
         self.headers = headers
         self.content_length = response.content_length
-        watch.begin(self._content)
+        self.content_encoding = response.headers.get("Content-Encoding", "")
+        self.next_chunk: Callable[[], Awaitable[bytes]] = response.content.readany
+        self.at_end: Callable[[], bool] = response.content.at_eof
+        watch.begin(response.content)
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self.reason}>"
 
     @property
-    def at_end(self) -> bool:
-        """True once the whole body was handed out and its end was seen."""
-        return self._content.at_eof()
-
-    async def next_chunk(self) -> bytes:
-        """What has come since the last call; empty at the end. To be called inside `translating`."""
-        self._watch.waiting = True
-        chunk = await self._content.readany()
-        self._watch.waiting = False
-        return chunk
-
-    @contextmanager
-    def translating(self) -> Iterator[None]:
-        """Turn the library's exceptions while a body is read into UpstreamBrokeError, with or without a stall."""
-        try:
-            yield
-        except aiohttp.ClientConnectionResetError:
-            raise  # the client's side: nobody is there to write to
-        except aiohttp.ClientError as error:
-            raise UpstreamBrokeError(f"the upstream broke the body off: {type(error).__name__}") from error
+    def body_has_begun(self) -> bool:
+        """True if the first of the body came together with the head."""
+        return self._response.content.total_bytes > 0
 
     def close(self) -> None:
         """Give the connection back, or close it where the body has not come to its end: the upstream shall stop."""
         self._watch.end()
-        if self._content.at_eof():
+        if self.at_end():
             self._response.release()
         else:
             self._response.close()
 
 
+def as_break(error: aiohttp.ClientError) -> UpstreamBrokeError:
+    """What an exception of the library's means that came up while a body was read."""
+    return UpstreamBrokeError(f"the upstream broke the body off: {type(error).__name__}")
+
+
+class ClientSide(NamedTuple):
+    """What the limits of an exchange need to know of, and do to, the client's side."""
+
+    is_behind: Callable[[], bool]
+    give_up: Callable[[], None]
+
+
 class _Watch:
     """The limits of one exchange: how long its upstream may be silent, and how long all of it may take.
 
-    Time spent writing to a slow client is not the upstream's silence: only `waiting` counts. At the total limit an
-    exchange that is stuck in writing is given up as well.
+    While the client is behind with its reading, the upstream is held back and its silence is not its own. At the total
+    limit an exchange that hangs on such a client is given up as well.
     """
 
-    __slots__ = ("_content", "_deadline_s", "_give_up", "_handle", "_idle_s", "_looks", "_loop", "waiting")
+    __slots__ = ("_client", "_content", "_deadline_s", "_handle", "_idle_s", "_loop", "_received", "_seen_s")
 
-    def __init__(self, idle_s: float, total_s: float, give_up: Callable[[], None]) -> None:
+    def __init__(self, idle_s: float, total_s: float, client: ClientSide) -> None:
         self._loop = asyncio.get_running_loop()
         self._idle_s = idle_s
         self._deadline_s = self._loop.time() + total_s
-        self._give_up = give_up
+        self._client = client
         self._content: aiohttp.StreamReader | None = None
         self._handle: asyncio.TimerHandle | None = None
-        self._looks = (-1, 0.0)  # bytes received, and when that was first seen
-        self.waiting = False
+        self._received = -1  # bytes, at the last look that found something new,
+        self._seen_s = 0.0  # and when that was
 
     def head_limit_s(self) -> float:
         """How long the answer's head may take."""
@@ -117,8 +125,9 @@ class _Watch:
 
     def begin(self, content: aiohttp.StreamReader) -> None:
         self._content = content
-        self._looks = (content.total_bytes, self._loop.time())
-        self._sleep(self._idle_s)
+        if not content.at_eof():
+            self._received, self._seen_s = content.total_bytes, self._loop.time()
+            self._sleep(self._idle_s)
 
     def end(self) -> None:
         if self._handle is not None:
@@ -128,47 +137,41 @@ class _Watch:
         self._handle = self._loop.call_later(min(seconds, self._deadline_s - self._loop.time()), self._look)
 
     def _look(self) -> None:
-        """Silence is measured from the first look that found nothing new: at most one limit late, never early."""
+        """Silence is measured from the last look that found something new: at most one limit late, never early."""
         assert self._content is not None  # noqa: S101 - set by `begin`, which starts the timer
-        now = self._loop.time()
-        received, seen_s = self._looks
+        now, received = self._loop.time(), self._content.total_bytes
         if now >= self._deadline_s:
             self._expire("the exchange took too long")
-        elif not self.waiting or self._content.total_bytes != received:
-            self._looks = (self._content.total_bytes, now)
+        elif received != self._received or self._client.is_behind():
+            self._received, self._seen_s = received, now
             self._sleep(self._idle_s)
-        elif now - seen_s >= self._idle_s:
+        elif now - self._seen_s >= self._idle_s:
             self._expire("the upstream fell silent")
         else:
-            self._sleep(seen_s + self._idle_s - now)
+            self._sleep(self._seen_s + self._idle_s - now)
 
     def _expire(self, reason: str) -> None:
         assert self._content is not None  # noqa: S101
         self._content.set_exception(UpstreamStalledError(reason))
-        if not self.waiting:
-            self._give_up()
+        if self._client.is_behind():
+            self._client.give_up()
 
 
 class _Connector(aiohttp.TCPConnector):
-    """A pool that tells whether it handed out a connection that had been used before."""
+    """A pool that tells when it made a new connection instead of handing out one that had been used before."""
 
-    def __init__(self, reused: ContextVar[bool], *, ssl: ssl.SSLContext, keepalive_timeout: float) -> None:
-        super().__init__(limit=0, ssl=ssl, keepalive_timeout=keepalive_timeout)
-        self._reused_here = reused
-        self._used: WeakSet[ResponseHandler] = WeakSet()
+    def __init__(self, made_anew: ContextVar[bool], *, tls: ssl.SSLContext, keepalive_timeout: float) -> None:
+        super().__init__(limit=0, ssl=tls, keepalive_timeout=keepalive_timeout)
+        self._made_anew = made_anew
 
-    async def connect(
+    async def _create_connection(
         self,
         req: ClientRequest,
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the library's signature
-    ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        assert protocol is not None  # noqa: S101 - a connection that was just handed out has one
-        self._reused_here.set(protocol in self._used)
-        self._used.add(protocol)
-        return connection
+    ) -> ResponseHandler:
+        self._made_anew.set(True)
+        return await super()._create_connection(req, traces, timeout)
 
 
 class Upstream:
@@ -179,9 +182,9 @@ class Upstream:
         self._base = settings.url.rstrip("/")
         self._settings = settings
         self._passing = passing
-        self._reused: ContextVar[bool] = ContextVar("reused", default=False)
+        self._made_anew: ContextVar[bool] = ContextVar("made_anew", default=False)
         tls = ssl.create_default_context(cafile=settings.ca_file or None)
-        pooled = _Connector(self._reused, ssl=tls, keepalive_timeout=settings.keepalive_seconds)
+        pooled = _Connector(self._made_anew, tls=tls, keepalive_timeout=settings.keepalive_seconds)
         self._pooled = _session(settings, pooled)
         self._fresh = _session(settings, aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True))
 
@@ -198,19 +201,16 @@ class Upstream:
         body: bytes,
         *,
         chunked: bool,
-        give_up: Callable[[], None],
+        client: ClientSide,
     ) -> Answer:
-        """Send a request and give its answer, which has to be closed. Raises RelayError if there is none.
-
-        `give_up` is called where the exchange is past its total limit and hangs on a client that does not read.
-        """
-        watch = _Watch(self._settings.idle_timeout_seconds, self._settings.total_timeout_seconds, give_up)
+        """Send a request and give its answer, which has to be closed. Raises RelayError if there is none."""
+        watch = _Watch(self._settings.idle_timeout_seconds, self._settings.total_timeout_seconds, client)
         url = URL(self._base + target, encoded=True)
         given = CIMultiDict(headers)
         for number in range(1, MAX_ATTEMPTS + 1):
             session = self._fresh if number == MAX_ATTEMPTS else self._pooled
             begun_s = asyncio.get_running_loop().time()
-            self._reused.set(False)
+            self._made_anew.set(False)
             try:
                 async with asyncio.timeout(watch.head_limit_s()):
                     response = await session.request(
@@ -224,7 +224,7 @@ class Upstream:
                 return Answer(response, self._passing.of_response(response.raw_headers), watch)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 failed_after_s = asyncio.get_running_loop().time() - begun_s
-                if not may_retry(error, reused=self._reused.get(), after_s=failed_after_s, attempt=number):
+                if not may_retry(error, reused=not self._made_anew.get(), after_s=failed_after_s, attempt=number):
                     raise _before_head(error) from error
         raise AssertionError("the last attempt returns or raises")
 

@@ -46,14 +46,16 @@ _NULL: Final = b"null"
 _EMPTY: Final = (_NULL, b"[]")
 
 
+_completion: Final = msgspec.json.Decoder(_Completion)
+_usage_only: Final = msgspec.json.Decoder(_UsageOnly)
+
+
 class ChatReader:
     """Reads the JSON documents of one response, events of a stream or the one body, into a `Reading`."""
 
-    __slots__ = ("_completion", "_usage_only", "reading")
+    __slots__ = ("reading",)
 
     def __init__(self) -> None:
-        self._completion = msgspec.json.Decoder(_Completion)
-        self._usage_only = msgspec.json.Decoder(_UsageOnly)
         self.reading = Reading()
 
     def __repr__(self) -> str:
@@ -61,34 +63,31 @@ class ChatReader:
 
     def read(self, document: bytes) -> None:
         """Take one document. One that cannot be read is noted in the reading; none raises."""
+        reading = self.reading
         if document == DONE:
-            self.reading.ended = True
+            reading.ended = True
             return
         try:
-            seen = self._completion.decode(document)
+            seen = _completion.decode(document)
         except UNREADABLE:
             self._read_usage_only(document)
             return
-        self._take_names(seen)
-        if seen.choices:
-            self._take_choices(seen.choices)
+        if seen.model:
+            reading.served_model = seen.model
+        if seen.system_fingerprint:
+            reading.fingerprint = seen.system_fingerprint
+        for choice in seen.choices or ():
+            self._take_choice(choice)
         if seen.usage is not UNSET:
             self._take_usage(bytes(seen.usage))
 
-    def _take_names(self, seen: _Completion) -> None:
-        if seen.model:
-            self.reading.served_model = seen.model
-        if seen.system_fingerprint:
-            self.reading.fingerprint = seen.system_fingerprint
-
-    def _take_choices(self, choices: list[_Choice]) -> None:
-        for choice in choices:
-            if choice.finish_reason:
-                self.reading.finish_reason = choice.finish_reason
-            if choice.delta is not None:
-                self._take_delta(choice.delta)
-            elif choice.text:
-                self.reading.answer_deltas += 1
+    def _take_choice(self, choice: _Choice) -> None:
+        if choice.finish_reason:
+            self.reading.finish_reason = choice.finish_reason
+        if choice.delta is not None:
+            self._take_delta(choice.delta)
+        elif choice.text:
+            self.reading.answer_deltas += 1
 
     def _take_delta(self, delta: _Delta) -> None:
         reading = self.reading
@@ -111,7 +110,7 @@ class ChatReader:
     def _read_usage_only(self, document: bytes) -> None:
         """A document of an unexpected shape may still carry a usage; one that is no JSON carries none."""
         try:
-            seen = self._usage_only.decode(document)
+            seen = _usage_only.decode(document)
         except UNREADABLE:
             self.reading.fault = Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY
             return

@@ -56,7 +56,11 @@ class Meter:
         if self._fault is not None:
             return
         try:
-            self._take(chunk)
+            if self._events is not None and self._decompressor is None:  # nearly always: no detour
+                for event in self._events.feed(chunk):
+                    self._reader.read(event)
+            else:
+                self._take(chunk)
         except MeteringFaultError as fault:
             self._give_up(fault.missing)
 
