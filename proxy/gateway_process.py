@@ -1,6 +1,7 @@
 """A gateway worker: puts the relay, the meter, the catalog and the ledger together and runs until told to stop."""
 
 import asyncio
+import gc
 import os
 import secrets
 import socket
@@ -40,6 +41,7 @@ from proxy.pricing.versions import expected
 from proxy.settings import Settings
 
 REPORT_EVERY_S: Final = 1.0
+GC_ALLOCATIONS: Final = 20_000
 ORPHAN_GRACE_S: Final = 1.0
 """How long open exchanges may go on when the supervisor is gone: the next start waits for our port and our journals."""
 
@@ -181,7 +183,11 @@ def _send(channel: socket.socket, report: bytes) -> None:
 
 
 async def _run(orders: GatewayOrders) -> None:
-    await GatewayWorker(orders).run()
+    worker = GatewayWorker(orders)
+    # What was made so far lives as long as the process; an exchange makes a few hundred objects and drops them again.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
+    await worker.run()
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ class Relay:
             raise BadRequestError("The request target has to be a path.")
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
-        exchange.request = read_request(request.method, _path(request), body)
+        exchange.request = read_request(exchange.request.api, body)
         headers = parts.passing.of_request(request.raw_headers)
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         exchange.sent = True

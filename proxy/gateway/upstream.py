@@ -103,56 +103,53 @@ class ClientSide(NamedTuple):
 class _Watch:
     """The limits of one exchange: how long its upstream may be silent, and how long all of it may take.
 
-    While the client is behind with its reading, the upstream is held back and its silence is not its own. At the total
-    limit an exchange that hangs on such a client is given up as well.
+    One timer that sleeps for the rest of the limit. Before the head it cancels the waiting task (`head_is_late` tells
+    why); inside the body it ends the reading. While the client is behind with its own reading, the upstream is held
+    back and its silence is not its own; at the total limit an exchange that hangs on such a client is given up as well.
     """
 
-    __slots__ = ("_client", "_content", "_deadline_s", "_handle", "_idle_s", "_loop", "_received", "_seen_s")
+    __slots__ = (
+        "_client", "_content", "_deadline_s", "_handle", "_idle_s", "_loop", "_received", "_seen_s", "_task", "head_is_late"
+    )  # fmt: skip
 
     def __init__(self, idle_s: float, total_s: float, client: ClientSide) -> None:
         self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
         self._idle_s = idle_s
-        self._deadline_s = self._loop.time() + total_s
         self._client = client
         self._content: aiohttp.StreamReader | None = None
-        self._handle: asyncio.TimerHandle | None = None
         self._received = -1  # bytes, at the last look that found something new,
-        self._seen_s = 0.0  # and when that was
-
-    def head_limit_s(self) -> float:
-        """How long the answer's head may take."""
-        return min(self._idle_s, self._deadline_s - self._loop.time())
+        self._seen_s = self._loop.time()  # and when that was
+        self._deadline_s = self._seen_s + total_s
+        self.head_is_late = False
+        self._handle = self._loop.call_at(min(self._seen_s + idle_s, self._deadline_s), self._look)
 
     def begin(self, content: aiohttp.StreamReader) -> None:
+        """The head is there; from here on it is the body that is waited for."""
         self._content = content
-        if not content.at_eof():
-            self._received, self._seen_s = content.total_bytes, self._loop.time()
-            self._sleep(self._idle_s)
 
     def end(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-
-    def _sleep(self, seconds: float) -> None:
-        self._handle = self._loop.call_later(min(seconds, self._deadline_s - self._loop.time()), self._look)
+        self._handle.cancel()
 
     def _look(self) -> None:
         """Silence is measured from the last look that found something new: at most one limit late, never early."""
-        assert self._content is not None  # noqa: S101 - set by `begin`, which starts the timer
+        if self._content is None:
+            self.head_is_late = True
+            if self._task is not None:
+                self._task.cancel()
+            return
         now, received = self._loop.time(), self._content.total_bytes
-        if now >= self._deadline_s:
-            self._expire("the exchange took too long")
-        elif received != self._received or self._client.is_behind():
+        if received != self._received or self._client.is_behind():
             self._received, self._seen_s = received, now
-            self._sleep(self._idle_s)
+        if now >= self._deadline_s:
+            self._expire(self._content, "the exchange took too long")
         elif now - self._seen_s >= self._idle_s:
-            self._expire("the upstream fell silent")
+            self._expire(self._content, "the upstream fell silent")
         else:
-            self._sleep(self._seen_s + self._idle_s - now)
+            self._handle = self._loop.call_at(min(self._seen_s + self._idle_s, self._deadline_s), self._look)
 
-    def _expire(self, reason: str) -> None:
-        assert self._content is not None  # noqa: S101
-        self._content.set_exception(UpstreamStalledError(reason))
+    def _expire(self, content: aiohttp.StreamReader, reason: str) -> None:
+        content.set_exception(UpstreamStalledError(reason))
         if self._client.is_behind():
             self._client.give_up()
 
@@ -207,26 +204,47 @@ class Upstream:
         watch = _Watch(self._settings.idle_timeout_seconds, self._settings.total_timeout_seconds, client)
         url = URL(self._base + target, encoded=True)
         given = CIMultiDict(headers)
-        for number in range(1, MAX_ATTEMPTS + 1):
-            session = self._fresh if number == MAX_ATTEMPTS else self._pooled
-            begun_s = asyncio.get_running_loop().time()
-            self._made_anew.set(False)
-            try:
-                async with asyncio.timeout(watch.head_limit_s()):
-                    response = await session.request(
-                        method,
-                        url,
-                        headers=given,
-                        data=_payload(body, chunked=chunked),
-                        chunked=True if chunked else None,
-                        allow_redirects=False,
-                    )
-                return Answer(response, self._passing.of_response(response.raw_headers), watch)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failed_after_s = asyncio.get_running_loop().time() - begun_s
-                if not may_retry(error, reused=not self._made_anew.get(), after_s=failed_after_s, attempt=number):
-                    raise _before_head(error) from error
+        try:
+            for number in range(1, MAX_ATTEMPTS + 1):
+                begun_s = asyncio.get_running_loop().time()
+                self._made_anew.set(False)
+                try:
+                    response = await self._request(number, method, url, given, body, chunked=chunked)
+                except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    after_s = asyncio.get_running_loop().time() - begun_s
+                    if not may_retry(error, reused=not self._made_anew.get(), after_s=after_s, attempt=number):
+                        raise _before_head(error) from error
+                else:
+                    return Answer(response, self._passing.of_response(response.raw_headers), watch)
+        except asyncio.CancelledError as error:
+            watch.end()
+            if watch.head_is_late and _taken_back():
+                raise _before_head(TimeoutError()) from error
+            raise
+        except BaseException:
+            watch.end()
+            raise
         raise AssertionError("the last attempt returns or raises")
+
+    def _request(
+        self, number: int, method: str, url: URL, headers: CIMultiDict[str], body: bytes, *, chunked: bool
+    ) -> Awaitable[ClientResponse]:
+        """Attempt `number`: over the pool, the last one over a connection of its own."""
+        session = self._fresh if number == MAX_ATTEMPTS else self._pooled
+        return session.request(
+            method,
+            url,
+            headers=headers,
+            data=_payload(body, chunked=chunked),
+            chunked=True if chunked else None,
+            allow_redirects=False,
+        )
+
+
+def _taken_back() -> bool:
+    """Take back the cancellation that `_Watch` asked for; False where somebody else asked for one, too."""
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() == 0
 
 
 def _payload(body: bytes, *, chunked: bool) -> bytes | io.BytesIO | None:

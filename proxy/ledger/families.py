@@ -72,12 +72,7 @@ def series_field(family: str, *labels: str) -> str:
     """The field of the totals hash for one series. Raises KeyError/ValueError for a family or labels not in the table."""
     if len(labels) != len(FAMILIES[family].labels):
         raise ValueError(f"{family} takes {FAMILIES[family].labels}, got {labels}")
-    return _encode((family, *labels))
-
-
-def bucket_field(family: str, part: str, *labels: str) -> str:
-    """The field of one part of a histogram: a bucket by its index, `sum` or `count`."""
-    return _encode((family, *labels, part))
+    return field_of((family, *labels))
 
 
 def parse_field(field: bytes | str) -> tuple[str, tuple[str, ...]]:
@@ -86,5 +81,6 @@ def parse_field(field: bytes | str) -> tuple[str, tuple[str, ...]]:
     return family, tuple(rest)
 
 
-def _encode(parts: tuple[str, ...]) -> str:
+def field_of(parts: tuple[str, ...]) -> str:
+    """The field of a family and its labels; of a histogram also one part: a bucket by its index, or `sum`."""
     return msgspec.json.encode(parts).decode()

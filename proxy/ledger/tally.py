@@ -18,7 +18,7 @@ from proxy.ledger.families import (
     DURATION_BUCKETS_S,
     FIRST_CHUNK_BUCKETS_S,
     MICRO,
-    bucket_field,
+    field_of,
     series_field,
 )
 from proxy.usage import CURRENCIES, KINDS, UsageRecord
@@ -30,6 +30,10 @@ SPEND_BUCKET_S: Final = 900
 """Spend is kept per quarter of an hour: the finest offset of a time zone, so that any zone's day can be summed exactly."""
 
 SPEND_KEPT_S: Final = 70 * DAY_S
+
+
+_Extras = dict[tuple[str, ...], int]
+"""Counts by family and labels (of a histogram: its part behind them), before they are written as fields."""
 
 
 class Retention(msgspec.Struct, frozen=True):
@@ -123,7 +127,7 @@ class _Sums:
 def fold(journal_id: str, first: int, records: Sequence[UsageRecord], retention: Retention) -> Batch:
     """The batch of `records`, which stand in their journal under `first` and the numbers behind it."""
     cells: dict[tuple[int, _Cell], _Sums] = defaultdict(_Sums)
-    extras: dict[str, int] = defaultdict(int)
+    extras: _Extras = defaultdict(int)
     sightings: dict[str, tuple[float, float]] = {}
     for record in records:
         minute = int(record.pricing_instant_s) // MINUTE_S * MINUTE_S
@@ -181,21 +185,21 @@ def _cell(record: UsageRecord) -> _Cell:
     )
 
 
-def _count_extras(record: UsageRecord, extras: dict[str, int]) -> None:
+def _count_extras(record: UsageRecord, extras: _Extras) -> None:
     """What is counted per record and is not a sum of a cell: missing usages, violations, histograms."""
     if record.missing is not None:
-        extras[series_field("requests_without_usage_total", record.version, record.model, record.missing.value)] += 1
+        extras["requests_without_usage_total", record.version, record.model, record.missing.value] += 1
     for rule in record.violations:
-        extras[series_field("usage_violations_total", record.version, record.model, rule.value)] += 1
+        extras["usage_violations_total", record.version, record.model, rule.value] += 1
     _observe("request_duration_seconds", DURATION_BUCKETS_S, record.version, record.duration_s, extras)
     if record.first_chunk_s:
         first_chunk = record.first_chunk_after_s
         _observe("time_to_first_chunk_seconds", FIRST_CHUNK_BUCKETS_S, record.version, first_chunk, extras)
 
 
-def _observe(family: str, bounds: tuple[float, ...], version: str, seconds: float, extras: dict[str, int]) -> None:
-    extras[bucket_field(family, str(bisect_left(bounds, seconds)), version)] += 1
-    extras[bucket_field(family, "sum", version)] += round(seconds * MICRO)
+def _observe(family: str, bounds: tuple[float, ...], version: str, seconds: float, extras: _Extras) -> None:
+    extras[family, version, str(bisect_left(bounds, seconds))] += 1
+    extras[family, version, "sum"] += round(seconds * MICRO)
 
 
 def _note_sighting(record: UsageRecord, sightings: dict[str, tuple[float, float]]) -> None:
@@ -207,8 +211,8 @@ def _note_sighting(record: UsageRecord, sightings: dict[str, tuple[float, float]
         sightings[field] = (min(first, record.end_s), max(last, record.end_s))
 
 
-def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: dict[str, int]) -> Additions:
-    fields: dict[str, int] = defaultdict(int, extras)
+def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: _Extras) -> Additions:
+    fields: dict[str, int] = defaultdict(int, {field_of(parts): value for parts, value in extras.items()})
     for cell, sums in _without_minute(cells).items():
         _add_requests(cell, sums, fields)
         _add_tokens(cell, sums, fields)

@@ -57,9 +57,8 @@ def api_of(method: str, path: str) -> Api:
     return Api.OTHER if api in METERED_APIS and method != "POST" else api
 
 
-def read_request(method: str, path: str, body: bytes) -> RequestFacts:
-    """The facts of a request."""
-    api = api_of(method, path)
+def read_request(api: Api, body: bytes) -> RequestFacts:
+    """The facts of a request of a dialect."""
     if api not in METERED_APIS:
         return RequestFacts(api, body_bytes=len(body))
     model, streamed = _model_and_stream(body)

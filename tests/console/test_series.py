@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from ledger.given import NOW_S, record
 
 from proxy.console.series import series_of, zeros_from_start
-from proxy.ledger.families import DURATION_BUCKETS_S, FAMILIES, bucket_field, series_field
+from proxy.ledger.families import DURATION_BUCKETS_S, FAMILIES, field_of, series_field
 from proxy.ledger.tally import Retention, fold
 
 TOKENS = ("default", "V", "m", "input_cache_hit", "reported")
@@ -66,7 +66,7 @@ def test_a_histogram_is_cumulated():
     """Plain counts per bucket become counts up to each bound; the last one is the count of all."""
     parts = {"0": 2, "3": 1, str(len(DURATION_BUCKETS_S)): 4, "sum": 7_500_000}
     found = series_of(
-        snapshot({bucket_field("request_duration_seconds", part, "V"): count for part, count in parts.items()}), 15.0
+        snapshot({field_of(("request_duration_seconds", "V", part)): count for part, count in parts.items()}), 15.0
     )
     histogram = found.histograms["request_duration_seconds"][("V",)]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger.given import NOW_S, added, all_additions, record, records, totals_of
 
-from proxy.ledger.families import DURATION_BUCKETS_S, FAMILIES, bucket_field, parse_field, series_field
+from proxy.ledger.families import DURATION_BUCKETS_S, FAMILIES, field_of, parse_field, series_field
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention, fold, quarantine, rollup_hash, spend_hash, unreplayable
 from proxy.usage import Band, Charge, Source, TokenUsage
 
@@ -220,7 +220,7 @@ def test_a_record_is_kept_as_it_was():
 def test_a_field_reads_back_as_its_labels(labels):
     """Any label text survives being a field, quotes and brackets too."""
     assert parse_field(series_field("app_tokens_total", *labels)) == ("app_tokens_total", tuple(labels))
-    assert parse_field(bucket_field("request_duration_seconds", "sum", labels[0])) == (
+    assert parse_field(field_of(("request_duration_seconds", labels[0], "sum"))) == (
         "request_duration_seconds",
         (labels[0], "sum"),
     )

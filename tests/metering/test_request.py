@@ -55,7 +55,7 @@ def test_a_request_gives_model_stream_and_size():
     """The few things the record keeps; the rest of the body is passed over."""
     body = b'{"messages":[{"role":"user","content":"words"}],"model":"deepseek-flash","stream":true}'
 
-    assert RequestFacts(Api.CHAT, "deepseek-flash", True, len(body)) == read_request("POST", "/chat/completions", body)
+    assert RequestFacts(Api.CHAT, "deepseek-flash", True, len(body)) == read_request(Api.CHAT, body)
 
 
 @pytest.mark.parametrize(
@@ -82,26 +82,26 @@ def test_a_request_gives_model_stream_and_size():
 )
 def test_a_body_that_cannot_be_read_asks_for_no_model(body, model, streamed):
     """Nothing is refused here: what cannot be read is left empty, an odd `stream` does not hide the model."""
-    assert RequestFacts(Api.CHAT, model, streamed, len(body)) == read_request("POST", "/chat/completions", body)
+    assert RequestFacts(Api.CHAT, model, streamed, len(body)) == read_request(Api.CHAT, body)
 
 
 def test_a_body_nested_without_measure_is_one_that_cannot_be_read():
     """Ten thousand brackets do not stop a request on its way."""
     body = b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
-    assert read_request("POST", "/chat/completions", body).body_bytes == len(body)
+    assert read_request(Api.CHAT, body).body_bytes == len(body)
 
 
 def test_a_huge_body_is_read():
     """Size alone is no reason not to know the model."""
     body = b'{"messages":"' + b"x" * 20_000_000 + b'","model":"m","stream":true}'
 
-    assert RequestFacts(Api.CHAT, "m", True, len(body)) == read_request("POST", "/chat/completions", body)
+    assert RequestFacts(Api.CHAT, "m", True, len(body)) == read_request(Api.CHAT, body)
 
 
 def test_a_request_that_asks_no_model_is_not_read():
     """Of a file that goes up only the size is kept."""
-    assert RequestFacts(Api.FILES, "", False, 13) == read_request("POST", "/files", b'{"model":"m"}')
+    assert RequestFacts(Api.FILES, "", False, 13) == read_request(Api.FILES, b'{"model":"m"}')
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_a_request_that_asks_no_model_is_not_read():
 )
 def test_a_model_is_fit_to_be_a_label(model, label):
     """What a client sends as a name is cut and cleaned, never refused."""
-    assert label == read_request("POST", "/chat/completions", f'{{"model":"{model}"}}'.encode()).model
+    assert label == read_request(Api.CHAT, f'{{"model":"{model}"}}'.encode()).model
 
 
 @given(body=st.binary(max_size=80), method=st.sampled_from(["POST", "GET"]), path=st.sampled_from([*POSTED]))
 def test_no_request_makes_the_reading_raise(body, method, path):
     """Any bytes give facts with a model that may stand in a metric."""
-    facts = read_request(method, path, body)
+    facts = read_request(api_of(method, path), body)
 
     assert facts.body_bytes == len(body)
     assert facts.model.isprintable()
