@@ -6,7 +6,7 @@ of an exchange the record is written before the client can see that end.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -61,6 +61,11 @@ class _PassedResponse(web.StreamResponse):
     def wait_for_body(self, wait: bool) -> None:
         """Whether the head is kept for the body's first chunk, which then has to be there already."""
         self._send_headers_immediately = not wait
+
+    def pass_on(self, chunk: bytes) -> Awaitable[None]:
+        """Write a chunk of the body: `write` without a layer that checks what the relay knows."""
+        assert self._payload_writer is not None  # noqa: S101 - set by `prepare`
+        return self._payload_writer.write(chunk)
 
     async def _prepare_headers(self) -> None:
         request, writer = self._req, self._payload_writer
@@ -184,7 +189,7 @@ class Relay:
             raise BadRequestError("The request's body is not framed as HTTP wants it.") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> web.StreamResponse:
+    async def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> _PassedResponse:
         """Send the answer's head to the client, at once: DeepSeek's comes long before the first token.
 
         Where the first of the body is here already, both go out in one write.
@@ -216,7 +221,7 @@ class Relay:
         return response
 
 
-async def _pass_on(exchange: Exchange, answer: Answer, response: web.StreamResponse) -> None:
+async def _pass_on(exchange: Exchange, answer: Answer, response: _PassedResponse) -> None:
     """Pass the body on as it comes. The record is written before the client can see the end, whatever marks it."""
     received = 0
     while True:
@@ -232,7 +237,7 @@ async def _pass_on(exchange: Exchange, answer: Answer, response: web.StreamRespo
         if at_end:
             await response.write_eof(chunk)
             return
-        await response.write(chunk)
+        await response.pass_on(chunk)
 
 
 def _break_off(request: web.BaseRequest) -> None:

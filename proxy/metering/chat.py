@@ -76,27 +76,19 @@ class ChatReader:
             reading.served_model = seen.model
         if seen.system_fingerprint:
             reading.fingerprint = seen.system_fingerprint
-        for choice in seen.choices or ():
-            self._take_choice(choice)
+        for choice in seen.choices or ():  # in place: this is met for every token of every stream
+            if choice.finish_reason:
+                reading.finish_reason = choice.finish_reason
+            delta = choice.delta
+            if delta is None:
+                reading.answer_deltas += bool(choice.text)
+                continue
+            reading.answer_deltas += bool(delta.content)
+            reading.reasoning_deltas += bool(delta.reasoning_content)
+            if delta.tool_calls is not UNSET:
+                reading.tool_deltas += bytes(delta.tool_calls) not in _EMPTY
         if seen.usage is not UNSET:
             self._take_usage(bytes(seen.usage))
-
-    def _take_choice(self, choice: _Choice) -> None:
-        if choice.finish_reason:
-            self.reading.finish_reason = choice.finish_reason
-        if choice.delta is not None:
-            self._take_delta(choice.delta)
-        elif choice.text:
-            self.reading.answer_deltas += 1
-
-    def _take_delta(self, delta: _Delta) -> None:
-        reading = self.reading
-        if delta.reasoning_content:
-            reading.reasoning_deltas += 1
-        if delta.content:
-            reading.answer_deltas += 1
-        if delta.tool_calls is not UNSET and bytes(delta.tool_calls) not in _EMPTY:
-            reading.tool_deltas += 1
 
     def _take_usage(self, raw: bytes) -> None:
         if raw == _NULL:
