@@ -25,12 +25,13 @@ from proxy.ledger.journal import (
     lock_abandoned,
     segments,
 )
-from proxy.ledger.shipper import AppliesBatches, JournalShipper, StoreRefusesError
+from proxy.ledger.shipper import BATCH_RECORDS, AppliesBatches, JournalShipper, StoreRefusesError
 from proxy.ledger.tally import Retention
 from proxy.settings import JournalSettings
 from proxy.usage import UsageRecord
 
 COMPARE_EVERY_S: Final = 5.0
+SHIP_EVERY_S: Final = 0.8
 RETRY_AFTER_S: Final = 0.5
 TO_THE_END: Final = 2**62
 MAX_UNWRITTEN: Final = 10_000
@@ -78,6 +79,7 @@ class Ledger:
         self._stopping = asyncio.Event()
         self._store_answers = True
         self._compared_s = float("-inf")
+        self._shipped_s = float("-inf")
         self.faults: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -147,6 +149,8 @@ class Ledger:
         if self._unwritten:
             self._write_held()
         await self._sync()
+        if not self._shipping_is_due():
+            return
         try:
             await self._compare_if_due()
             await self._ship(self._shipper, self._shippable())
@@ -156,6 +160,15 @@ class Ledger:
             self._note_store(answers=True)
         except StoreUnavailableError as error:
             self._note_store(answers=False, error=error)
+
+    def _shipping_is_due(self) -> bool:
+        """A batch costs the same for one record and for a hundred: full ones go at once, others wait a little."""
+        now = time.monotonic()
+        waiting = self._shippable() - self._shipper.applied
+        if now - self._shipped_s < SHIP_EVERY_S and waiting < BATCH_RECORDS and not self._stopping.is_set():
+            return False
+        self._shipped_s = now
+        return True
 
     async def _ship(self, shipper: JournalShipper, last: int) -> bool:
         """Ship one journal as far as it goes; one that is damaged, or that the store refuses, rests for a while."""

@@ -185,11 +185,16 @@ class Shelf:
         return [fields[b"id"].decode() for _, fields in self.client.xrange(self.key("records"))]
 
     def dump(self):
-        """Everything in the namespace, to be compared."""
+        """Everything in the namespace, to be compared: each key's value, and the second at which it ends (-1: never)."""
         return {
-            key: (self.client.dump(key), self.client.expiretime(key))
-            for key in self.client.scan_iter(f"{self.key('')}*")
+            key: (self.client.dump(key), self._expires_s(key)) for key in self.client.scan_iter(f"{self.key('')}*")
         }
+
+    def _expires_s(self, key):
+        """EXPIRETIME, which came with Redis 7, in words that 6.2 knows: the time left, from the clock of that instant."""
+        with self.client.pipeline(transaction=True) as together:
+            (seconds, micros), left_ms = together.time().pttl(key).execute()
+        return -1 if left_ms < 0 else round(seconds + micros / 1e6 + left_ms / 1e3)
 
     def restore(self, dumped):
         """Put the namespace back to what it was, as a Redis does that lost its last seconds."""

@@ -22,6 +22,7 @@ QUICK = {"fsync_interval_seconds": 0.005, "segment_bytes": 4096}
 def quick_pace(monkeypatch):
     """Housekeeping in every round, and no long pauses while the store is away."""
     monkeypatch.setattr("proxy.ledger.ledger.COMPARE_EVERY_S", 0.0)
+    monkeypatch.setattr("proxy.ledger.ledger.SHIP_EVERY_S", 0.0)
     monkeypatch.setattr("proxy.ledger.ledger.RETRY_AFTER_S", 0.02)
 
 
