@@ -1,15 +1,15 @@
-"""Which headers pass: bytes from the wire in, name-value pairs out, in the order and the spelling they came in.
+"""Which headers pass: header fields from the wire in, the lines that go on out, in the order and the spelling they came in.
 
 Taken off in both directions: hop-by-hop headers (RFC 9110, section 7.6.1) and our own `X-Meter-*`; from requests also Host,
-which names us, and Expect, which the server has answered. Nothing is ever added here.
+which names us, and Expect, which the server has answered. Nothing is ever added here, and no byte of a value is read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from proxy.gateway.framing import whole_lines
 from proxy.usage import Purpose, clean_label
 
-Pair = tuple[str, str]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 METER_PREFIX: Final = "x-meter-"
@@ -31,26 +31,28 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _OF_THE_REQUEST: Final = _HOP_BY_HOP | {"host", "expect"}
-_ALREADY_HANDLED: Final = frozenset({"", "close"}) | _HOP_BY_HOP
+_PLAIN_OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
+"""Values of Connection, as nearly everybody sends it, that name no header to be taken off."""
+
 MAX_KNOWN_NAMES: Final = 256
 
 
 class Passing:
-    """Picks the headers that pass, out of the bytes on the wire: spelling, order and repeats survive.
+    """Picks the header lines that pass: spelling, order, repeats and odd bytes survive.
 
     Names recur, so what was decided about a name is kept (a bounded memory: names are few, and cut off where not).
     """
 
     def __init__(self) -> None:
-        self._request_names: dict[bytes, str | None] = {}
-        self._response_names: dict[bytes, str | None] = {}
+        self._request_names: dict[bytes, bytes | None] = {}
+        self._response_names: dict[bytes, bytes | None] = {}
 
-    def of_request(self, raw: RawHeaders) -> list[Pair]:
-        """The headers that go on to the upstream."""
+    def of_request(self, raw: RawHeaders) -> bytes:
+        """The header lines that go on to the upstream. Raises LineBreakError for one that holds another line."""
         return _passing(raw, self._request_names, _OF_THE_REQUEST)
 
-    def of_response(self, raw: RawHeaders) -> list[Pair]:
-        """The headers that go back to the client."""
+    def of_response(self, raw: RawHeaders) -> bytes:
+        """The header lines that go back to the client. Raises LineBreakError for one that holds another line."""
         return _passing(raw, self._response_names, _HOP_BY_HOP)
 
 
@@ -69,39 +71,37 @@ def label_of(value: str | None) -> str:
     return clean_label((value or "").strip())
 
 
-def _passing(raw: RawHeaders, known: dict[bytes, str | None], dropped: frozenset[str]) -> list[Pair]:
-    named: frozenset[str] = frozenset()
-    passing: list[Pair] = []
-    for raw_name, raw_value in raw:
+def _passing(raw: RawHeaders, known: dict[bytes, bytes | None], dropped: frozenset[str]) -> bytes:
+    named: frozenset[bytes] = frozenset()
+    lines: list[bytes] = []
+    for name, value in raw:
         try:
-            name = known[raw_name]
+            start = known[name]
         except KeyError:
-            name = _decided(raw_name, known, dropped)
-        if name is not None:
-            passing.append((name, _text(raw_value)))
-        elif raw_name.lower() == b"connection":
-            named |= _options(raw_value)
-    if named - _ALREADY_HANDLED:
-        return [(name, value) for name, value in passing if name.lower() not in named]
-    return passing
+            start = _decided(name, known, dropped)
+        if start is not None:
+            lines += (start, value, b"\r\n")
+        elif value not in _PLAIN_OPTIONS and name.lower() == b"connection":
+            named |= _options(value)
+    if named:
+        lines = [part for line in _in_lines(lines) if line[0][:-2].lower() not in named for part in line]
+    return whole_lines(b"".join(lines), len(lines) // 3)
 
 
-def _decided(raw_name: bytes, known: dict[bytes, str | None], dropped: frozenset[str]) -> str | None:
-    """The name of a header that passes, None for one that does not; remembered while there is room."""
-    name = _text(raw_name)
-    lowered = name.lower()
-    passes = lowered not in dropped and not lowered.startswith(METER_PREFIX)
+def _in_lines(lines: list[bytes]) -> Iterator[tuple[bytes, ...]]:
+    """The parts of a line together: name and colon, value, line end."""
+    return zip(*[iter(lines)] * 3, strict=True)
+
+
+def _decided(name: bytes, known: dict[bytes, bytes | None], dropped: frozenset[str]) -> bytes | None:
+    """How the line of a header that passes begins, None for one that does not; remembered while there is room."""
+    lowered = name.decode("utf-8", "surrogateescape").lower()
+    start = None if lowered in dropped or lowered.startswith(METER_PREFIX) else name + b": "
     if len(known) < MAX_KNOWN_NAMES:
-        known[raw_name] = name if passes else None
-    return name if passes else None
+        known[name] = start
+    return start
 
 
-def _options(raw_value: bytes) -> frozenset[str]:
+def _options(value: bytes) -> frozenset[bytes]:
     """Headers that a Connection header declares hop-by-hop. A body's length never is."""
-    options = (option.strip() for option in _text(raw_value).lower().split(","))
-    return frozenset(options) - {"content-length"}
-
-
-def _text(raw: bytes) -> str:
-    """Header bytes as text; bytes that are no UTF-8 as surrogates."""
-    return raw.decode("utf-8", "surrogateescape")
+    return frozenset(option.strip() for option in value.lower().split(b",")) - {b"content-length"}

@@ -6,15 +6,23 @@ of an exchange the record is written before the client can see that end.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from aiohttp import ClientError, HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import ClientError, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.errors import RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
 from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords
+from proxy.gateway.framing import (
+    LAST_CHUNK,
+    Framing,
+    LineBreakError,
+    chunk,
+    response_framing,
+    response_head,
+)
 from proxy.gateway.headers import (
     ERROR_HEADER,
     EXCHANGE_HEADER,
@@ -24,8 +32,9 @@ from proxy.gateway.headers import (
     purpose_of,
 )
 from proxy.gateway.keys import app_of
+from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
-from proxy.gateway.upstream import HEADER_BYTES, Answer, ClientSide, Upstream, as_break, was_sent
+from proxy.gateway.upstream import HEADER_BYTES, Answer, Upstream, as_break, not_http, was_sent
 from proxy.metering.request import RequestFacts, api_of, read_request
 from proxy.usage import METERED_APIS, Outcome
 
@@ -56,35 +65,63 @@ class RelayParts(NamedTuple):
 
 
 class _PassedResponse(web.StreamResponse):
-    """A response whose head is exactly what it was given: no Server, Date or Content-Type of ours."""
+    """The upstream's answer on its way to the client: exactly the lines and the bytes it is given, written by itself.
 
-    def wait_for_body(self, wait: bool) -> None:
-        """Whether the head is kept for the body's first chunk, which then has to be there already."""
-        self._send_headers_immediately = not wait
+    What the server asks of a response once the handler is done is answered so that it adds nothing: `prepare` and
+    `write_eof` do nothing any more, and `keep_alive` says whether the connection goes on.
+    """
 
-    def pass_on(self, chunk: bytes) -> Awaitable[None]:
-        """Write a chunk of the body: `write` without a layer that checks what the relay knows."""
-        assert self._payload_writer is not None  # noqa: S101 - set by `prepare`
-        return self._payload_writer.write(chunk)
+    def __init__(self, request: web.BaseRequest, answer: Answer, own_headers: bytes) -> None:
+        """Raises LineBreakError for a head that cannot be written."""
+        super().__init__(status=answer.status)
+        version = request.version[0], request.version[1]
+        has_length = answer.content_length is not None
+        self._framing = response_framing(version, request.method, answer.status, has_length=has_length)
+        self._keep_alive = request.keep_alive and self._framing is not Framing.CLOSE
+        self._transport = request.transport
+        self._writer = request.writer
+        self._held = response_head(
+            version,
+            answer.status,
+            answer.reason,
+            answer.headers + own_headers,
+            self._framing,
+            keep_alive=self._keep_alive,
+        )
 
-    async def _prepare_headers(self) -> None:
-        request, writer = self._req, self._payload_writer
-        assert request is not None  # noqa: S101 - both are set by `prepare`, which calls this
-        assert writer is not None  # noqa: S101
-        keep_alive = request.keep_alive if self._keep_alive is None else self._keep_alive
-        if not self._must_be_empty_body:
-            if hdrs.CONTENT_LENGTH in self._headers:
-                writer.length = self.content_length
-            elif request.version >= HttpVersion11:
-                writer.enable_chunking()
-                self._headers[hdrs.TRANSFER_ENCODING] = "chunked"
-            else:
-                keep_alive = False  # HTTP/1.0: the body ends with the connection
-        self._keep_alive = keep_alive
-        if not keep_alive and request.version >= HttpVersion11:
-            self._headers[hdrs.CONNECTION] = "close"
-        elif keep_alive and request.version == HttpVersion10:
-            self._headers[hdrs.CONNECTION] = "keep-alive"
+    def begin(self) -> None:
+        """Write the head. Without this call it goes out together with the first of the body."""
+        self._write(b"")
+
+    async def pass_on(self, data: bytes) -> None:
+        """Write a piece of the body; waits while the client is behind. Raises ConnectionError where it is gone."""
+        if data and self._framing is not Framing.NONE:
+            self._write(chunk(data) if self._framing is Framing.CHUNKED else data)
+            await self._writer.drain()
+
+    async def end(self, data: bytes) -> None:
+        """Write the last piece, and that it is the last."""
+        if self._framing is Framing.CHUNKED:
+            self._write(chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
+        else:
+            self._write(data if self._framing is not Framing.NONE else b"")
+        await self._writer.drain()
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing: the head is written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: the end is written."""
+
+    def _write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._writer.output_size += 1  # so that the server adds no error page of its own behind this
+        if not data:
+            return
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        self._transport.write(data)
 
 
 class Relay:
@@ -104,6 +141,7 @@ class Relay:
             self.handle,
             handler_cancellation=True,
             access_log=None,
+            auto_decompress=False,
             max_line_size=HEADER_BYTES,
             max_field_size=HEADER_BYTES,
         )
@@ -123,6 +161,7 @@ class Relay:
             exchange.end(Outcome.INTERRUPTED if self.stopping else Outcome.CLIENT_DISCONNECTED)
             raise
         finally:
+            exchange.end(Outcome.INTERRUPTED)  # where everything above went as foreseen, it has its record already
             self.in_flight -= 1
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
@@ -149,18 +188,22 @@ class Relay:
             raise BadRequestError("The request target has to be a path.")
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
-        exchange.request = read_request(exchange.request.api, body)
-        headers = parts.passing.of_request(request.raw_headers)
+        exchange.request = read_request(exchange.request.api, body, request.headers.get(hdrs.CONTENT_ENCODING, ""))
         chunked = hdrs.TRANSFER_ENCODING in request.headers
         exchange.sent = True
-        handed_on_s = parts.clock.monotonic_s()
         client = ClientSide(partial(_is_behind, request), partial(_give_up, request))
-        answer = await parts.upstream.send(
-            request.method, request.raw_path, headers, body, chunked=chunked, client=client
-        )
+        handed_on_s = parts.clock.monotonic_s()
+        try:
+            headers = parts.passing.of_request(request.raw_headers)
+            answer = await parts.upstream.send(
+                request.method, request.raw_path, headers, body, chunked=chunked, client=client
+            )
+        except LineBreakError as error:
+            exchange.sent = False
+            raise BadRequestError("The request's head holds a line break where none belongs.") from error
         try:
             answered_s = parts.clock.monotonic_s()
-            response = await self._start(request, exchange, answer)
+            response = self._start(request, exchange, answer)
             parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
             await _pass_on(exchange, answer, response)
         except UpstreamBrokeError as error:
@@ -189,24 +232,27 @@ class Relay:
             raise BadRequestError("The request's body is not framed as HTTP wants it.") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> _PassedResponse:
+    def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> _PassedResponse:
         """Send the answer's head to the client, at once: DeepSeek's comes long before the first token.
 
         Where the first of the body is here already, both go out in one write.
         """
         exchange.answered(answer.status, answer.content_encoding)
-        response = _PassedResponse(status=answer.status, reason=answer.reason, headers=answer.headers)
-        response.wait_for_body(answer.body_has_begun)
-        self._add_own_headers(response, exchange, answer.status)
-        await response.prepare(request)
+        try:
+            response = _PassedResponse(request, answer, self._own_headers(exchange, answer.status))
+        except LineBreakError as error:
+            raise not_http() from error
+        if not answer.body_has_begun:
+            response.begin()
         return response
 
-    def _add_own_headers(self, response: web.StreamResponse, exchange: Exchange, status: int) -> None:
-        response.headers[EXCHANGE_HEADER] = exchange.exchange_id
+    def _own_headers(self, exchange: Exchange, status: int) -> bytes:
+        lines = f"{EXCHANGE_HEADER}: {exchange.exchange_id}\r\n"
         if status < 400 and exchange.request.api in METERED_APIS:
             version = self._parts.expected_version(exchange.request.model, self._parts.clock.wall_s())
             if version is not None:
-                response.headers[VERSION_HEADER] = version
+                lines += f"{VERSION_HEADER}: {version}\r\n"
+        return lines.encode()
 
     def _own_answer(self, exchange: Exchange, error: RelayError) -> web.StreamResponse:
         """Answer in the upstream's place, in its error shape."""
@@ -226,18 +272,18 @@ async def _pass_on(exchange: Exchange, answer: Answer, response: _PassedResponse
     received = 0
     while True:
         try:
-            chunk = await answer.next_chunk()
+            data = await answer.next_chunk()
         except ClientError as error:
             raise as_break(error) from error
-        received += len(chunk)
-        ended = exchange.feed(chunk) if chunk else True
+        received += len(data)
+        ended = exchange.feed(data) if data else True
         at_end = answer.at_end()
         if ended or at_end or received == answer.content_length:
             exchange.end(Outcome.COMPLETE)
         if at_end:
-            await response.write_eof(chunk)
+            await response.end(data)
             return
-        await response.pass_on(chunk)
+        await response.pass_on(data)
 
 
 def _break_off(request: web.BaseRequest) -> None:

@@ -1,34 +1,32 @@
 """The upstream's side of an exchange: send a request literally, give back the answer's head and its chunks as they come.
 
-One of the two places of the data path that know the HTTP library. Its exceptions become ours here, in one table each:
-before the head (`RelayError`, an answer the client gets) and inside the body (`UpstreamBrokeError`).
-
-The library's own timers are not used: they are set anew for every chunk. One timer per exchange looks now and then
-whether the upstream has been silent for too long; it sleeps for the rest of the limit, whatever comes in between.
+One of the two places of the data path that know the HTTP library, of which it takes the pool of connections and the
+parser. What a session of that library adds (default headers, cookies, redirects, proxies, a timer and a task for each
+request) is what a relay must not do, so there is none. The library's exceptions become ours here: before the head
+(`RelayError`, an answer the client gets) and inside the body (`UpstreamBrokeError`).
 """
 
 import asyncio
-import io
 import ssl
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final
 
 import aiohttp
-from aiohttp import ClientRequest, ClientResponse
+from aiohttp import ClientRequest
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.http_writer import StreamWriter
+from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
-from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import (
-    RelayError,
-    UpstreamBrokeError,
-    UpstreamStalledError,
-    UpstreamTimeoutError,
-    UpstreamUnreachableError,
-)
-from proxy.gateway.headers import Pair, Passing
+from proxy.errors import RelayError, UpstreamBrokeError, UpstreamTimeoutError, UpstreamUnreachableError
+from proxy.gateway.framing import LAST_CHUNK, LineBreakError, chunk, request_head
+from proxy.gateway.headers import Passing
+from proxy.gateway.limits import ClientSide, Limits, Watch
 from proxy.settings import UpstreamSettings
 
 STALE_WITHIN_S: Final = 1.0
@@ -37,18 +35,22 @@ STALE_WITHIN_S: Final = 1.0
 MAX_ATTEMPTS: Final = 3
 HEADER_BYTES: Final = 64 * 1024
 LARGE_BODY_BYTES: Final = 512 * 1024
-_NOT_ADDED: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+PIECE_BYTES: Final = 128 * 1024
+_SWITCHING_PROTOCOLS: Final = 101
 
 
 class Answer:
     """The upstream's answer: its head, and its body chunk by chunk. To be closed when the exchange is over.
 
-    `next_chunk` gives what has come since the last call, empty at the end, and `at_end` is true once everything was
-    handed out and the end was seen. Both are the library's own methods: they are called for every chunk.
+    `headers` are the lines that pass. `next_chunk` gives what has come since the last call, empty at the end, and `at_end`
+    is true once everything was handed out and the end was seen. Both are the library's own methods: they are called for
+    every chunk. `content_length` is None where the head does not tell it.
     """
 
     __slots__ = (
-        "_response",
+        "_connection",
+        "_content",
+        "_sending",
         "_watch",
         "at_end",
         "content_encoding",
@@ -59,17 +61,29 @@ class Answer:
         "status",
     )
 
-    def __init__(self, response: ClientResponse, headers: list[Pair], watch: "_Watch") -> None:
-        self._response = response
+    def __init__(
+        self,
+        message: RawResponseMessage,
+        content: StreamReader,
+        *,
+        headers: bytes,
+        connection: Connection,
+        watch: Watch,
+        sending: "asyncio.Task[None] | None",
+    ) -> None:
+        self._connection = connection
+        self._content = content
         self._watch = watch
-        self.status = response.status
-        self.reason = response.reason or ""
+        self._sending = sending
+        self.status = message.code
+        self.reason = message.reason
         self.headers = headers
-        self.content_length = response.content_length
-        self.content_encoding = response.headers.get("Content-Encoding", "")
-        self.next_chunk: Callable[[], Awaitable[bytes]] = response.content.readany
-        self.at_end: Callable[[], bool] = response.content.at_eof
-        watch.begin(response.content)
+        length = message.headers.get("Content-Length")
+        self.content_length = int(length) if length is not None and length.isdecimal() else None
+        self.content_encoding = message.headers.get("Content-Encoding", "")
+        self.next_chunk: Callable[[], Awaitable[bytes]] = content.readany
+        self.at_end: Callable[[], bool] = content.at_eof
+        watch.begin(content)
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self.reason}>"
@@ -77,81 +91,23 @@ class Answer:
     @property
     def body_has_begun(self) -> bool:
         """True if the first of the body came together with the head."""
-        return self._response.content.total_bytes > 0
+        return self._content.total_bytes > 0
 
     def close(self) -> None:
         """Give the connection back, or close it where the body has not come to its end: the upstream shall stop."""
         self._watch.end()
-        if self.at_end():
-            self._response.release()
+        sent = self._sending is None or self._sending.done()
+        if sent and self.at_end():
+            self._connection.release()
         else:
-            self._response.close()
+            self._connection.close()
+        if self._sending is not None:
+            self._sending.cancel()
 
 
 def as_break(error: aiohttp.ClientError) -> UpstreamBrokeError:
     """What an exception of the library's means that came up while a body was read."""
     return UpstreamBrokeError(f"the upstream broke the body off: {type(error).__name__}")
-
-
-class ClientSide(NamedTuple):
-    """What the limits of an exchange need to know of, and do to, the client's side."""
-
-    is_behind: Callable[[], bool]
-    give_up: Callable[[], None]
-
-
-class _Watch:
-    """The limits of one exchange: how long its upstream may be silent, and how long all of it may take.
-
-    One timer that sleeps for the rest of the limit. Before the head it cancels the waiting task (`head_is_late` tells
-    why); inside the body it ends the reading. While the client is behind with its own reading, the upstream is held
-    back and its silence is not its own; at the total limit an exchange that hangs on such a client is given up as well.
-    """
-
-    __slots__ = (
-        "_client", "_content", "_deadline_s", "_handle", "_idle_s", "_loop", "_received", "_seen_s", "_task", "head_is_late"
-    )  # fmt: skip
-
-    def __init__(self, idle_s: float, total_s: float, client: ClientSide) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._idle_s = idle_s
-        self._client = client
-        self._content: aiohttp.StreamReader | None = None
-        self._received = -1  # bytes, at the last look that found something new,
-        self._seen_s = self._loop.time()  # and when that was
-        self._deadline_s = self._seen_s + total_s
-        self.head_is_late = False
-        self._handle = self._loop.call_at(min(self._seen_s + idle_s, self._deadline_s), self._look)
-
-    def begin(self, content: aiohttp.StreamReader) -> None:
-        """The head is there; from here on it is the body that is waited for."""
-        self._content = content
-
-    def end(self) -> None:
-        self._handle.cancel()
-
-    def _look(self) -> None:
-        """Silence is measured from the last look that found something new: at most one limit late, never early."""
-        if self._content is None:
-            self.head_is_late = True
-            if self._task is not None:
-                self._task.cancel()
-            return
-        now, received = self._loop.time(), self._content.total_bytes
-        if received != self._received or self._client.is_behind():
-            self._received, self._seen_s = received, now
-        if now >= self._deadline_s:
-            self._expire(self._content, "the exchange took too long")
-        elif now - self._seen_s >= self._idle_s:
-            self._expire(self._content, "the upstream fell silent")
-        else:
-            self._handle = self._loop.call_at(min(self._seen_s + self._idle_s, self._deadline_s), self._look)
-
-    def _expire(self, content: aiohttp.StreamReader, reason: str) -> None:
-        content.set_exception(UpstreamStalledError(reason))
-        if self._client.is_behind():
-            self._client.give_up()
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -176,46 +132,37 @@ class Upstream:
 
     def __init__(self, settings: UpstreamSettings, passing: Passing) -> None:
         """Needs a running event loop. Raises OSError/ssl.SSLError for a CA file that cannot be read."""
-        self._base = settings.url.rstrip("/")
-        self._settings = settings
+        self._loop = asyncio.get_running_loop()
         self._passing = passing
+        self._limits = Limits(settings.idle_timeout_seconds, settings.total_timeout_seconds, self._loop)
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds)
+        base = URL(settings.url, encoded=True)
+        self._prefix = base.raw_path.rstrip("/")
+        self._host = f"Host: {base.host_port_subcomponent}\r\n".encode()
+        self._address = ClientRequest(
+            "GET", base, loop=self._loop
+        )  # where to connect to, as the pool wants to be asked
         self._made_anew: ContextVar[bool] = ContextVar("made_anew", default=False)
         tls = ssl.create_default_context(cafile=settings.ca_file or None)
-        pooled = _Connector(self._made_anew, tls=tls, keepalive_timeout=settings.keepalive_seconds)
-        self._pooled = _session(settings, pooled)
-        self._fresh = _session(settings, aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True))
+        self._pooled = _Connector(self._made_anew, tls=tls, keepalive_timeout=settings.keepalive_seconds)
+        self._fresh = aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True)
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self._host.decode().strip()} {self._limits!r}>"
 
     async def close(self) -> None:
         """Close all connections."""
+        self._limits.close()
         await self._pooled.close()
         await self._fresh.close()
 
     async def send(
-        self,
-        method: str,
-        target: str,
-        headers: list[Pair],
-        body: bytes,
-        *,
-        chunked: bool,
-        client: ClientSide,
+        self, method: str, target: str, headers: bytes, body: bytes, *, chunked: bool, client: ClientSide
     ) -> Answer:
-        """Send a request and give its answer, which has to be closed. Raises RelayError if there is none."""
-        watch = _Watch(self._settings.idle_timeout_seconds, self._settings.total_timeout_seconds, client)
-        url = URL(self._base + target, encoded=True)
-        given = CIMultiDict(headers)
+        """Send a request and give its answer, which has to be closed. Raises RelayError if there is none, LineBreakError."""
+        watch = self._limits.watch(client)
         try:
-            for number in range(1, MAX_ATTEMPTS + 1):
-                begun_s = asyncio.get_running_loop().time()
-                self._made_anew.set(False)
-                try:
-                    response = await self._request(number, method, url, given, body, chunked=chunked)
-                except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    after_s = asyncio.get_running_loop().time() - begun_s
-                    if not may_retry(error, reused=not self._made_anew.get(), after_s=after_s, attempt=number):
-                        raise _before_head(error) from error
-                else:
-                    return Answer(response, self._passing.of_response(response.raw_headers), watch)
+            return await self._attempts(method, target, headers, body, chunked=chunked, watch=watch)
         except asyncio.CancelledError as error:
             watch.end()
             if watch.head_is_late and _taken_back():
@@ -224,34 +171,94 @@ class Upstream:
         except BaseException:
             watch.end()
             raise
+
+    async def _attempts(
+        self, method: str, target: str, headers: bytes, body: bytes, *, chunked: bool, watch: Watch
+    ) -> Answer:
+        """Over the pool while it hands out stale connections, the last time over a connection of its own."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            fresh = attempt == MAX_ATTEMPTS
+            head = request_head(method, self._prefix + target, self._host, headers, chunked=chunked, close=fresh)
+            payload = _framed(body) if chunked else body
+            begun_s = self._loop.time()
+            self._made_anew.set(False)
+            try:
+                return await self._once(self._fresh if fresh else self._pooled, method, head, payload, watch)
+            except (aiohttp.ClientError, HttpProcessingError, LineBreakError, OSError, TimeoutError) as error:
+                after_s = self._loop.time() - begun_s
+                if not may_retry(error, reused=not self._made_anew.get(), after_s=after_s, attempt=attempt):
+                    raise _before_head(error) from error
         raise AssertionError("the last attempt returns or raises")
 
-    def _request(
-        self, number: int, method: str, url: URL, headers: CIMultiDict[str], body: bytes, *, chunked: bool
-    ) -> Awaitable[ClientResponse]:
-        """Attempt `number`: over the pool, the last one over a connection of its own."""
-        session = self._fresh if number == MAX_ATTEMPTS else self._pooled
-        return session.request(
-            method,
-            url,
-            headers=headers,
-            data=_payload(body, chunked=chunked),
-            chunked=True if chunked else None,
-            allow_redirects=False,
-        )
+    async def _once(
+        self, connector: aiohttp.TCPConnector, method: str, head: bytes, payload: bytes, watch: Watch
+    ) -> Answer:
+        connection = await self._connect(connector)
+        sending = None
+        try:
+            protocol = connection.protocol
+            assert protocol is not None  # noqa: S101 - it was just handed out
+            protocol.set_response_params(
+                skip_payload=method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                max_line_size=HEADER_BYTES,
+                max_field_size=HEADER_BYTES,
+            )
+            sending = self._write(protocol, head, payload)
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != _SWITCHING_PROTOCOLS:
+                message, content = await protocol.read()
+            headers = self._passing.of_response(message.raw_headers)
+        except BaseException:
+            connection.close()
+            if sending is not None:
+                sending.cancel()
+            raise
+        return Answer(message, content, headers=headers, connection=connection, watch=watch, sending=sending)
+
+    async def _connect(self, connector: aiohttp.TCPConnector) -> Connection:
+        try:
+            return await connector.connect(self._address, traces=[], timeout=self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
+
+    def _write(self, protocol: ResponseHandler, head: bytes, payload: bytes) -> "asyncio.Task[None] | None":
+        """Send the request: at once, or a large one piece by piece, while an answer to its head may already come."""
+        transport = protocol.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the pooled connection is closed")
+        if len(payload) <= LARGE_BODY_BYTES:
+            transport.write(head + payload)
+            return None
+        transport.write(head)
+        sending = self._loop.create_task(_send_in_pieces(protocol, payload, self._loop))
+        sending.add_done_callback(_look_at_its_error)
+        return sending
+
+
+async def _send_in_pieces(protocol: ResponseHandler, payload: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    writer = StreamWriter(protocol, loop)
+    whole = memoryview(payload)
+    for start in range(0, len(payload), PIECE_BYTES):
+        await writer.write(whole[start : start + PIECE_BYTES])
+
+
+def _look_at_its_error(sending: "asyncio.Task[None]") -> None:
+    """A connection lost while sending is seen where the answer is waited for."""
+    if not sending.cancelled():
+        sending.exception()
+
+
+def _framed(body: bytes) -> bytes:
+    """A body without a length, as it goes on: one chunk and the last one."""
+    return chunk(body) + LAST_CHUNK if body else LAST_CHUNK
 
 
 def _taken_back() -> bool:
-    """Take back the cancellation that `_Watch` asked for; False where somebody else asked for one, too."""
+    """Take back the cancellation that `Watch` asked for; False where somebody else asked for one, too."""
     task = asyncio.current_task()
     return task is not None and task.uncancel() == 0
-
-
-def _payload(body: bytes, *, chunked: bool) -> bytes | io.BytesIO | None:
-    """The body as the library wants it: none for an empty one, a large one as a file, so that it is sent in pieces."""
-    if not body and not chunked:
-        return None
-    return io.BytesIO(body) if len(body) > LARGE_BODY_BYTES else body
 
 
 def may_retry(error: Exception, *, reused: bool, after_s: float, attempt: int) -> bool:
@@ -268,22 +275,17 @@ def _before_head(error: Exception) -> RelayError:
         return UpstreamUnreachableError("The TLS handshake with the upstream failed.")
     if isinstance(error, aiohttp.ClientConnectorError):
         return UpstreamUnreachableError("The upstream cannot be reached.")
+    if isinstance(error, HttpProcessingError | LineBreakError):
+        return not_http()
     return UpstreamUnreachableError("The upstream closed the connection without an answer.")
+
+
+def not_http() -> RelayError:
+    """What the client is told of an answer that cannot be read, or that cannot be passed on as one."""
+    return UpstreamUnreachableError("The upstream's answer is not HTTP.")
 
 
 def was_sent(error: RelayError) -> bool:
     """False where the request certainly never reached the upstream, so that it cannot have cost anything."""
     cause = error.__cause__
     return not isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-
-
-def _session(settings: UpstreamSettings, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=connector,
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=_NOT_ADDED,
-        max_line_size=HEADER_BYTES,
-        max_field_size=HEADER_BYTES,
-        timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds),
-    )

@@ -1,6 +1,7 @@
 """Promise 1: bytes out equal bytes in, chunk by chunk, without waiting. Over real sockets, with real recorded bodies."""
 
 import asyncio
+import gzip
 import json
 import random
 import re
@@ -237,9 +238,38 @@ def test_our_own_headers_name_the_exchange_and_the_version(stage):
     assert seen.values(b"x-meter-exchange") != other.values(b"x-meter-exchange")
 
 
-@pytest.mark.parametrize("value", ["café".encode(), b"\xf0\x9f\x8c\x89", b"x" * 30_000])
+@pytest.mark.parametrize("target", [b"/models?", b"/models#part", b"//models", b"/a%2Fb%2f%zz"])
+def test_a_target_goes_on_literally(stage, target):
+    """A bare `?`, a fragment, odd escapes: the upstream sees what the client wrote."""
+    heard, _ = replay(stage, b"GET " + target + b" HTTP/1.1\r\nHost: p\r\n\r\n", answer(b"{}"))
+
+    assert heard.request_line == b"GET " + target + b" HTTP/1.1"
+
+
+def test_a_compressed_request_stays_compressed_and_its_model_is_read(stage):
+    """A client may compress its body: the bytes are the client's, and the exchange is counted for its model."""
+    body = gzip.compress(b'{"model":"deepseek-v4-pro","messages":[]}')
+    head = b"POST /chat/completions HTTP/1.1\r\nHost: p\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    heard, seen = replay(stage, head % len(body) + body, answer(b"{}"))
+
+    assert heard.body == body
+    assert heard.values(b"content-encoding") == [b"gzip"]
+    assert seen.values(b"x-meter-version") == [b"DeepSeek-V4-Pro-0813"]
+
+
+def test_a_large_request_arrives_whole(stage):
+    """A body that is sent piece by piece, so that an answer to its head could be seen meanwhile."""
+    body = b"x" * 3_000_000
+    request = b"POST /files HTTP/1.1\r\nHost: p\r\nContent-Length: 3000000\r\n\r\n" + body
+    heard, seen = replay(stage, request, answer(b"{}"))
+
+    assert heard.body == body
+    assert seen.body == b"{}"
+
+
+@pytest.mark.parametrize("value", ["café".encode(), b"caf\xe9", b"\xf0\x9f\x8c\x89", b"x" * 30_000])
 def test_header_values_pass_in_both_directions(stage, value):
-    """UTF-8 and long values: they are not ours to judge."""
+    """UTF-8, other bytes and long values: they are not ours to judge."""
     request = b"GET /models HTTP/1.1\r\nHost: p\r\nX-A: " + value + b"\r\n\r\n"
     heard, seen = replay(stage, request, answer(b"{}", b"X-B: " + value))
 

@@ -186,9 +186,7 @@ class Shelf:
 
     def dump(self):
         """Everything in the namespace, to be compared: each key's value, and the second at which it ends (-1: never)."""
-        return {
-            key: (self.client.dump(key), self._expires_s(key)) for key in self.client.scan_iter(f"{self.key('')}*")
-        }
+        return {key: (self.client.dump(key), self._expires_s(key)) for key in self.client.scan_iter(f"{self.key('')}*")}
 
     def _expires_s(self, key):
         """EXPIRETIME, which came with Redis 7, in words that 6.2 knows: the time left, from the clock of that instant."""

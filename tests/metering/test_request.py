@@ -1,8 +1,11 @@
+import gzip
+import zlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.metering.request import RequestFacts, api_of, read_request
+from proxy.metering.request import MAX_PLAIN_BYTES, RequestFacts, api_of, read_request
 from proxy.usage import LABEL_CHARACTERS, Api
 
 POSTED = {
@@ -127,3 +130,30 @@ def test_no_request_makes_the_reading_raise(body, method, path):
     assert facts.body_bytes == len(body)
     assert facts.model.isprintable()
     assert len(facts.model) <= LABEL_CHARACTERS
+
+
+PLAIN = b'{"model":"deepseek-flash","stream":true,"messages":[]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"), [(gzip.compress(PLAIN), "gzip"), (zlib.compress(PLAIN), "deflate"), (PLAIN, "identity")]
+)
+def test_a_compressed_request_is_read(body, encoding):
+    """The model counts, however the client sent it; the size is that of the text."""
+    assert RequestFacts(Api.CHAT, "deepseek-flash", True, len(PLAIN)) == read_request(Api.CHAT, body, encoding)
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (PLAIN, "gzip"),
+        (gzip.compress(PLAIN)[:20], "gzip"),
+        (b"\x0b\x02\x80", "br"),
+        (gzip.compress(b'{"model":"m"' + b" " * (MAX_PLAIN_BYTES + 1) + b"}"), "gzip"),
+    ],
+)
+def test_a_compressed_request_that_cannot_be_read_is_taken_as_it_is(body, encoding):
+    """Damaged, in an encoding we do not know, or a bomb: relayed as it is. One that is plain all the same is read."""
+    model = "deepseek-flash" if body is PLAIN else ""
+
+    assert read_request(Api.CHAT, body, encoding).model == model
