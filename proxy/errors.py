@@ -54,6 +54,14 @@ class RequestTooLargeError(RelayError):
     code = "request_too_large"
 
 
+class JournalUnwritableError(RelayError):
+    """The journal cannot be written, and `[journal] on_unwritable` says that then nothing is relayed."""
+
+    status = 503
+    kind = "internal_error"
+    code = "journal_unwritable"
+
+
 class UpstreamUnreachableError(RelayError):
     """No connection to the upstream, a failed TLS handshake, or one lost before the first byte of an answer."""
 

@@ -31,7 +31,7 @@ from proxy.child import (
 )
 from proxy.gateway.exchange import Clock
 from proxy.gateway.headers import Passing
-from proxy.gateway.recording import Pricing, make_record
+from proxy.gateway.recording import Pricing, interrupted_record, make_record
 from proxy.gateway.relay import Relay, RelayParts
 from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
@@ -69,7 +69,8 @@ class GatewayWorker:
         settings = orders.settings
         self._life = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._store = open_store(settings, orders.redis_url)
-        self._ledger = _ledger(settings, self._store, self._life)
+        self._pricing = Pricing(builtin_catalog(), settings.pricing.instant)
+        self._ledger = _ledger(settings, self._store, self._life, self._pricing)
         self._passing = Passing()
         self._upstream = Upstream(settings.upstream, self._passing)
         self._overhead = _Overhead()
@@ -133,14 +134,13 @@ class GatewayWorker:
         )
 
     def _parts(self) -> RelayParts:
-        settings, catalog = self._orders.settings, builtin_catalog()
-        pricing = Pricing(catalog, settings.pricing.instant)
+        settings, pricing = self._orders.settings, self._pricing
         return RelayParts(
             upstream=self._upstream,
             passing=self._passing,
             keeper=self._ledger,
             make_record=partial(make_record, pricing=pricing),
-            expected_version=lambda model, at_s: expected(catalog, requested=model, at_s=at_s),
+            expected_version=lambda model, at_s: expected(pricing.catalog, requested=model, at_s=at_s),
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
             hash_secret=self._orders.hash_secret,
@@ -161,10 +161,11 @@ def open_store(settings: Settings, redis_url: str, longest_wait_s: float = float
     )
 
 
-def _ledger(settings: Settings, store: Store, life: str) -> Ledger:
+def _ledger(settings: Settings, store: Store, life: str, pricing: Pricing) -> Ledger:
     kept = settings.store
     retention = Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
-    return Ledger(store, journals_dir(settings), life, settings.journal, retention)
+    recover_record = partial(interrupted_record, pricing=pricing)
+    return Ledger(store, journals_dir(settings), life, settings.journal, retention, recover_record=recover_record)
 
 
 def _id_maker() -> Callable[[], str]:

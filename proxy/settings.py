@@ -135,6 +135,12 @@ class JournalSettings(_Section, frozen=True):
     fsync_interval_seconds: Annotated[
         Seconds, Meta(description="pause between two fsyncs with `interval`; also the pace of shipping")
     ] = 0.2
+    on_unwritable: Annotated[
+        Literal["relay", "refuse"],
+        Meta(
+            description="while the journal cannot be written: `relay` goes on, counts and shouts; `refuse` answers 503"
+        ),
+    ] = "relay"
     segment_bytes: Annotated[int, Meta(ge=4096, description="size at which the next segment file begins")] = (
         16 * 1024 * 1024
     )

@@ -209,6 +209,24 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     first_chunk_after_s: float = 0.0
 
 
+class BegunMark(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of an exchange before its request goes to the upstream: enough for a record, should we die now.
+
+    An array in JSON, because one is written for every exchange. `body_bytes` is the size of the request's body.
+    """
+
+    exchange_id: str
+    start_s: float
+    api: Api
+    model: str
+    app: str
+    body_bytes: int = 0
+    streamed: bool = False
+    purpose: Purpose = Purpose.PRODUCTION
+    expected_version: str = ""
+    upstream: str = "default"
+
+
 LABEL_CHARACTERS = 128
 """Longest label value. A name beyond it is cut, never refused: metering cannot hurt relaying."""
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy.console import metrics
 from proxy.console.access import Access, access
 from proxy.console.health import Readiness, readiness
+from proxy.console.high_water import HighWater, load, save
 from proxy.console.series import series_of, zeros_from_start
 from proxy.console.spend import hashes_needed, spend_usd
 from proxy.console.workers import Workers
@@ -58,6 +59,10 @@ class Console:
         self._zone = zone_of(settings.console.time_zone)
         self._token = token_of(settings.console.token_file)
         self._names = frozenset({split_address(settings.console.listen, "listen")[0], *settings.console.allowed_hosts})
+        self._seen_file = Path(settings.store.data_dir) / "console-seen.json"
+        self._high_water = HighWater(load(self._seen_file))
+        self._saved: dict[str, int] = {}
+        self._store_up = False
         self._snapshot: Snapshot | None = None
         self._taken_s = float("-inf")
         self._refreshing = asyncio.Lock()
@@ -121,7 +126,8 @@ class Console:
         return web.Response(body=record, content_type="application/json")
 
     async def _readiness(self) -> Readiness:
-        reachable = await self._fresh_snapshot() is not None
+        await self._fresh_snapshot()
+        reachable = self._store_up
         await self._refresh_doubts()
         reports = self._workers.fresh(time.monotonic())
         return readiness(reports, self._settings.gateway.workers, store_reachable=reachable)
@@ -129,7 +135,7 @@ class Console:
     async def _families(self) -> list[metrics.Family]:
         snapshot = await self._fresh_snapshot()
         now_s = self._wall_s()
-        found = list(metrics.store_families(snapshot))
+        found = list(metrics.store_families(snapshot, up=self._store_up, catching_up=self._high_water.catching_up))
         if snapshot is not None:
             found += self._global_families(snapshot, now_s)
         found += metrics.limit_families(self._spend_limits())
@@ -157,7 +163,7 @@ class Console:
         return {name: limit for name, limit in limits if limit is not None}
 
     async def _fresh_snapshot(self) -> Snapshot | None:
-        """The counters, at most half a second old; None while the store does not answer."""
+        """The counters, at most half a second old; None while the store does not answer, or has gone back."""
         async with self._refreshing:
             if time.monotonic() - self._taken_s > SNAPSHOT_S:
                 await self._refresh()
@@ -165,12 +171,31 @@ class Console:
 
     async def _refresh(self) -> None:
         try:
-            self._snapshot = await self._store.snapshot(hashes_needed(self._wall_s(), self._zone))
+            snapshot = await self._store.snapshot(hashes_needed(self._wall_s(), self._zone))
         except StoreUnavailableError as error:
-            if self._snapshot is not None:
+            if self._store_up:
                 log.warning("store_gone", error=str(error))
-            self._snapshot = None
+            self._store_up, self._snapshot = False, None
+        else:
+            self._store_up = True
+            self._snapshot = snapshot if self._may_be_shown(snapshot) else None
         self._taken_s = time.monotonic()
+
+    def _may_be_shown(self, snapshot: Snapshot) -> bool:
+        was_behind = self._high_water.catching_up
+        shown = self._high_water.take(snapshot, time.monotonic())
+        if shown == was_behind:
+            log.warning("store_caught_up" if shown else "store_catching_up", journals=repr(self._high_water))
+        if shown and self._high_water.seen.numbers != self._saved:
+            self._save_high_water()
+        return shown
+
+    def _save_high_water(self) -> None:
+        self._saved = self._high_water.seen.numbers
+        try:
+            save(self._seen_file, self._high_water.seen)
+        except OSError as error:
+            log.warning("high_water_not_saved", error=str(error))
 
     async def _refresh_doubts(self) -> None:
         if time.monotonic() - self._doubts_s < DOUBTS_EVERY_S:
@@ -182,7 +207,7 @@ class Console:
             return  # readiness says so already
 
     async def _clock_offset(self, now_s: float) -> float | None:
-        if self._snapshot is None:
+        if not self._store_up:
             return None
         try:
             return await self._store.clock_offset_s(self._wall_s())

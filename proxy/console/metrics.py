@@ -50,6 +50,9 @@ GAUGES: Final[Mapping[str, Gauge]] = {
         ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
     ),
     "store_up": Gauge((), "1 if Redis answers."),
+    "store_catching_up": Gauge(
+        (), "1 while Redis has forgotten what was shown and gets it again; the counters are left out."
+    ),
     "store_epoch": Gauge((), "Raised when the store's history changed."),
     "store_snapshot_timestamp_seconds": Gauge((), "When the counters shown were read, by Redis' clock."),
     "proxy_in_flight_requests": Gauge(("worker",), "Exchanges under way."),
@@ -149,11 +152,12 @@ def limit_families(limits: Mapping[str, float]) -> Iterator[Metric]:
     yield family
 
 
-def store_families(snapshot: Snapshot | None) -> Iterator[Metric]:
-    """Whether the store answers, and how old what is shown is."""
-    yield _gauge("store_up", float(snapshot is not None))
+def store_families(snapshot: Snapshot | None, *, up: bool, catching_up: bool) -> Iterator[Metric]:
+    """Whether the store answers, whether it has to catch up, and how old what is shown is."""
+    yield _gauge("store_up", float(up))
+    yield _gauge("store_catching_up", float(catching_up))
     if snapshot is not None:
-        yield _gauge("store_epoch", float(snapshot.epoch))
+        yield _gauge("store_epoch", float(max(snapshot.epoch, snapshot.history_s)))
         yield _gauge("store_snapshot_timestamp_seconds", snapshot.taken_s)
 
 

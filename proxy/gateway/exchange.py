@@ -7,11 +7,12 @@ metering is counted, and the stream goes on.
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from proxy.errors import RelayError
 from proxy.gateway.recording import ExchangeFacts, RecordMaker
 from proxy.metering.meter import Meter
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
-from proxy.usage import METERED_APIS, Missing, Outcome, Purpose, UsageRecord
+from proxy.usage import METERED_APIS, BegunMark, Missing, Outcome, Purpose, UsageRecord
 
 HTTP_ERRORS: Final = 400
 
@@ -32,7 +33,10 @@ class Clock(NamedTuple):
 
 
 class KeepsRecords(Protocol):
-    """Where a finished record goes, and where faults of metering are counted."""
+    """Where marks and records go, and where faults of metering are counted."""
+
+    def begin(self, mark: BegunMark) -> None:
+        """Keep the mark of an exchange that begins. Raises RelayError where it may not begin."""
 
     def record(self, record: UsageRecord) -> None:
         """Keep a record; it must not be lost from here on."""
@@ -93,6 +97,28 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.exchange_id} {self.request.api} status={self._status} recorded={self.recorded}>"
+
+    def begin(self) -> None:
+        """Mark the exchange as begun: from here on it may cost something. Raises RelayError where it may not begin."""
+        mark = BegunMark(
+            exchange_id=self.exchange_id,
+            start_s=self._start_s,
+            api=self.request.api,
+            model=self.request.model,
+            app=self._asked.app,
+            body_bytes=self.request.body_bytes,
+            streamed=self.request.streamed,
+            purpose=self._asked.purpose,
+            expected_version=self._asked.expected_version,
+            upstream=self._upstream,
+        )
+        try:
+            self._keeper.begin(mark)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - promise 3: what a mark could not be made of is counted
+            self._keeper.fault("begin", error)
+        self.sent = True
 
     def answered(self, status: int, content_encoding: str = "") -> None:
         """The head of the upstream's answer came."""

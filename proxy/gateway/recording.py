@@ -14,6 +14,7 @@ from proxy.pricing.cost import price_usage
 from proxy.pricing.versions import Resolution, resolve
 from proxy.usage import (
     METERED_APIS,
+    BegunMark,
     Charge,
     How,
     Missing,
@@ -114,6 +115,28 @@ def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing)
         first_chunk_s=facts.first_chunk_s,
         first_chunk_after_s=facts.first_chunk_after_s,
     )
+
+
+def interrupted_record(mark: BegunMark, end_s: float, pricing: Pricing) -> UsageRecord:
+    """The record of an exchange that was open when its worker died: its prompt by size, its output unknown."""
+    facts = ExchangeFacts(
+        exchange_id=mark.exchange_id,
+        request=RequestFacts(mark.api, mark.model, mark.streamed, mark.body_bytes),
+        upstream=mark.upstream,
+        app=mark.app,
+        purpose=mark.purpose,
+        expected_version=mark.expected_version,
+        outcome=Outcome.INTERRUPTED,
+        status=0,
+        sent=True,
+        answered=False,
+        start_s=mark.start_s,
+        end_s=end_s,
+        duration_s=end_s - mark.start_s,
+        first_chunk_s=0.0,
+        first_chunk_after_s=0.0,
+    )
+    return make_record(facts, None, pricing)
 
 
 def _version(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolution:

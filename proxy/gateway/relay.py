@@ -190,7 +190,7 @@ class Relay:
         read_s = parts.clock.monotonic_s()
         exchange.request = read_request(exchange.request.api, body, request.headers.get(hdrs.CONTENT_ENCODING, ""))
         chunked = hdrs.TRANSFER_ENCODING in request.headers
-        exchange.sent = True
+        exchange.begin()
         client = ClientSide(partial(_is_behind, request), partial(_give_up, request))
         handed_on_s = parts.clock.monotonic_s()
         try:

@@ -1,12 +1,14 @@
 -- Applies one folded batch, or changes nothing. Arguments come as one JSON document in which every number is a string:
 -- Lua's numbers are doubles, so totals are only ever added by HINCRBY.
 --
--- KEYS[1] journal  KEYS[2] series_seen  KEYS[3] sightings  KEYS[4] records  KEYS[5] record_index  KEYS[6] quarantine
--- KEYS[7...] the hashes of the additions, in their order
--- ARGV[1] {first, last, additions: [{expires_s, fields: [name, value, ...]}], sums: [name, value, ...],
---          sightings: [field, first, last, ...], records: [id, payload, ...], quarantined: [payload, ...], kept}
+-- KEYS[1] the journal's running sums  KEYS[2] series_seen  KEYS[3] sightings  KEYS[4] records  KEYS[5] record_index
+-- KEYS[6] quarantine  KEYS[7] numbers  KEYS[8] epoch  KEYS[9...] the hashes of the additions, in their order
+-- ARGV[1] {journal, epoch, replayed, first, last, additions: [{expires_s, fields: [name, value, ...]}],
+--          sums: [name, value, ...], sightings: [field, first, last, ...], records: [id, payload, ...],
+--          quarantined: [payload, ...], kept}
 --
--- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one | {"refused", reason}.
+-- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one, or this is another
+-- history than the sender knows (an epoch of 0 knows none) | {"refused", reason}.
 -- Redis does not undo a script that fails half-way: everything is checked before the first write.
 
 local DIGITS = 18 -- two numbers of 18 digits cannot leave the range of HINCRBY
@@ -61,18 +63,21 @@ local function check_sightings()
   end
 end
 
-for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream'}) do
+for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream', 'hash', 'string'}) do
   local wrong = check_type(KEYS[index], wanted)
   if wrong then return {'refused', wrong} end
 end
-local stored = redis.call('HGET', KEYS[1], 'number') or '0'
+local stored = redis.call('HGET', KEYS[7], batch.journal) or '0'
 if not is_integer(stored) then return {'refused', 'the number of the journal is none: ' .. stored} end
+if batch.epoch ~= '0' and redis.call('GET', KEYS[8]) ~= batch.epoch then
+  return {'behind', stored}
+end
 if tonumber(batch.first) ~= tonumber(stored) + 1 then
   return {'behind', stored}
 end
 local fresh_series = {}
 for index, addition in ipairs(batch.additions) do
-  local key = KEYS[6 + index]
+  local key = KEYS[8 + index]
   local wrong = check_type(key, 'hash')
   if wrong then return {'refused', wrong} end
   local reason, fresh = check_fields(key, addition.fields)
@@ -85,12 +90,13 @@ local wrong_sighting = check_sightings()
 if wrong_sighting then return {'refused', wrong_sighting} end
 
 -- From here on everything is written.
-local now_ms = now[1] .. string.format('%03d', math.floor(tonumber(now[2]) / 1000))
+-- A series that comes back after a rollback was shown before: it is not new, and never held at 0 again.
+local now_ms = batch.replayed and '0' or now[1] .. string.format('%03d', math.floor(tonumber(now[2]) / 1000))
 for _, field in ipairs(fresh_series) do
   redis.call('HSET', KEYS[2], field, now_ms)
 end
 for index, addition in ipairs(batch.additions) do
-  local key = KEYS[6 + index]
+  local key = KEYS[8 + index]
   local expires_s = tonumber(addition.expires_s)
   if expires_s == 0 or expires_s > now_s then
     for i = 1, #addition.fields, 2 do
@@ -137,5 +143,5 @@ for _, payload in ipairs(batch.quarantined) do
   redis.call('XADD', KEYS[6], 'MAXLEN', '~', '10000', '*', 'record', payload)
 end
 
-redis.call('HSET', KEYS[1], 'number', batch.last)
+redis.call('HSET', KEYS[7], batch.journal, batch.last)
 return {'applied', batch.last}

@@ -4,10 +4,13 @@ One directory per process life, one writer, numbered lines with checksums in seg
 
     <journals>/<id>/lock                      flock held by the owner as long as it lives
     <journals>/<id>/00000000000000000001.log  <number> <crc32 of number and payload> <payload>\n
+                                              0 <crc32 of payload> <payload>\n   a begun mark
 
 Rule 1: a start opens a new journal and never appends to an old one.
 Rule 2: a line is one `write`; a write that fails leaves no trace in the file.
 Rule 3: a torn last line is dropped. Any other damage stops the reading there, by name, and the file is kept.
+Rule 4: a begun mark has no number and is never shipped. A new segment begins with the marks of all that is still open, so
+        that what was open at a crash can be told from the newest segments, however long the journal is.
 This file knows lines and numbers, not what stands in them.
 """
 
@@ -24,8 +27,16 @@ from proxy.errors import MeterError
 READ_BYTES: Final = 256 * 1024
 
 
+MARK: Final = 0
+"""The number of a begun mark."""
+
+
 class JournalDamagedError(MeterError):
-    """A line in the middle of a journal does not hold what was written."""
+    """A line in the middle of a journal does not hold what was written. `segment` is the first number of its file."""
+
+    def __init__(self, message: str, segment: int) -> None:
+        super().__init__(message)
+        self.segment = segment
 
 
 class Entry(NamedTuple):
@@ -45,42 +56,66 @@ class JournalWriter:
         self._lock = _create_locked(self.path)
         self._segment_bytes = segment_bytes
         self._fd = -1
+        self._segment_first = 0
         self._size = 0
+        self._torn = False
+        self._new_file = False  # whose name is not on the disk for good yet
         self._unsynced: list[int] = []  # finished segments that wait for their fsync
+        self._open: dict[str, bytes] = {}  # the marks of exchanges that have begun and not ended, by their ids
+        self._written = self._synced = 0  # lines of both kinds
         self.number = 0
         self.synced_number = 0
 
     def __repr__(self) -> str:
         return f"<JournalWriter {self.journal_id} written={self.number} synced={self.synced_number}>"
 
-    def append(self, payload: bytes) -> int:
-        """Write one line and return its number. Raises OSError with the file as it was before."""
+    @property
+    def synced(self) -> bool:
+        """True if everything that was written has been forced to the disk."""
+        return self._synced == self._written
+
+    def begin(self, exchange_id: str, payload: bytes) -> None:
+        """Write a begun mark. Raises OSError with the file as it was before."""
+        self._open_segment_for(self.number + 1)
+        mark = _line(MARK, payload)
+        self._write(mark)
+        self._open[exchange_id] = mark
+
+    def append(self, payload: bytes, exchange_id: str = "") -> int:
+        """Write one line, which ends what was begun under this id, and return its number. Raises OSError as `begin`."""
         number = self.number + 1
         self._open_segment_for(number)
-        line = _line(number, payload)
-        try:
-            written = os.write(self._fd, line)
-        except OSError:
-            self._take_back()
-            raise
-        if written != len(line):
-            self._take_back()
-            raise OSError(errno.ENOSPC, f"{self.path}: short write, is the disk full?")
-        self._size += len(line)
+        self._write(_line(number, payload))
+        self._open.pop(exchange_id, None)
         self.number = number
         return number
 
     def sync(self) -> None:
         """Force everything written so far to the disk. Raises OSError."""
-        number, current, finished = self.number, self._fd, tuple(self._unsynced)
-        if number == self.synced_number:
+        written, number, current, finished = self._written, self.number, self._fd, tuple(self._unsynced)
+        if written == self._synced:
             return
+        self._sync_names()
         for fd in finished:  # only those of now: `append` may finish the current one meanwhile
             os.fsync(fd)
             os.close(fd)
             self._unsynced.remove(fd)
         os.fsync(current)
-        self.synced_number = number
+        self._synced, self.synced_number = written, number
+
+    def _sync_names(self) -> None:
+        """Force the names of new files to the disk. The flag goes first: a file that comes meanwhile sets it again."""
+        if self._new_file:
+            self._new_file = False
+            try:
+                sync_directory(self.path)
+            except OSError:
+                self._new_file = True
+                raise
+
+    def roll(self) -> None:
+        """Let the next line begin a new segment."""
+        self._size = max(self._size, self._segment_bytes)
 
     def close(self) -> None:
         """Sync and give up the lock; the journal can then be adopted."""
@@ -90,21 +125,39 @@ class JournalWriter:
             self._fd = -1
         os.close(self._lock)
 
-    def _take_back(self) -> None:
-        """Leave no half line behind; where even that fails the segment ends here: its torn last line is dropped."""
+    def _write(self, lines: bytes) -> None:
+        if self._torn:
+            self._take_back()
         try:
-            os.ftruncate(self._fd, self._size)
+            _write_all(self._fd, lines)
         except OSError:
-            self._size = self._segment_bytes
+            self._take_back()
+            raise
+        self._size += len(lines)
+        self._written += 1
+
+    def _take_back(self) -> None:
+        """Leave no half line behind. Where even that fails, nothing more is written before it has been done."""
+        self._torn = True
+        os.ftruncate(self._fd, self._size)
+        self._torn = False
 
     def _open_segment_for(self, number: int) -> None:
-        if self._fd >= 0 and self._size < self._segment_bytes:
-            return
-        fd = os.open(_segment(self.path, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        if self._fd >= 0 and (self._size < self._segment_bytes or number == self._segment_first):
+            return  # a segment full of marks alone goes on: two cannot begin with the same number
+        path = _segment(self.path, number)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        marks = b"".join(self._open.values())
+        try:
+            _write_all(fd, marks)
+        except OSError:
+            os.close(fd)
+            path.unlink()
+            raise
         if self._fd >= 0:
             self._unsynced.append(self._fd)
-        self._fd, self._size = fd, 0
-        _sync_directory(self.path)
+        self._fd, self._segment_first, self._size = fd, number, len(marks)
+        self._new_file = True
 
 
 class JournalReader:
@@ -134,6 +187,8 @@ class JournalReader:
             entry = self._entry_behind(entries)
             if entry is None:
                 break
+            if entry.number == MARK:
+                continue
             if entry.number >= first:
                 entries.append(entry)
             self._next = entry.number + 1
@@ -148,7 +203,7 @@ class JournalReader:
             if entries:
                 return None
             raise
-        if entry is not None and entries and entry.number != entries[-1].number + 1:
+        if entry is not None and entries and entry.number not in (MARK, entries[-1].number + 1):
             self.close()
             return None
         return entry
@@ -201,9 +256,11 @@ class JournalReader:
             if line is None:
                 return None
         entry = _parse(line)
-        if entry is None or entry.number != self._next:
+        if entry is None or entry.number not in (MARK, self._next):
             raise JournalDamagedError(
-                f"{self.path}: line {self._next} is damaged; the file is kept, nothing behind it was applied"
+                f"{_segment(self.path, self._segment_first)}: line {self._next} is damaged; the file is kept, "
+                "and nothing of it from there on is applied",
+                self._segment_first,
             )
         return entry
 
@@ -232,6 +289,14 @@ def segments(path: Path) -> Iterator[tuple[int, Path]]:
         yield int(file.stem), file
 
 
+def readable(segment: Path) -> Iterator[Entry]:
+    """Every whole line of a segment whose checksum holds, marks included; what is damaged is passed over."""
+    for line in segment.read_bytes().split(b"\n")[:-1]:
+        entry = _parse(line)
+        if entry is not None:
+            yield entry
+
+
 def lock_abandoned(path: Path) -> int | None:
     """Take the lock of a journal whose owner is gone: the open lock (close it to give it up), None if it is in use."""
     lock = _open_lock(path)
@@ -251,7 +316,7 @@ def _create_locked(path: Path) -> int:
     lock = _open_lock(unborn)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     unborn.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return lock
 
 
@@ -262,6 +327,12 @@ def journals_in(directory: Path) -> list[Path]:
 
 def _open_lock(path: Path) -> int:
     return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _write_all(fd: int, lines: bytes) -> None:
+    """One write. Raises OSError where it fails or falls short."""
+    if os.write(fd, lines) != len(lines):
+        raise OSError(errno.ENOSPC, "short write, is the disk full?")
 
 
 def _segment(path: Path, first: int) -> Path:
@@ -282,7 +353,8 @@ def _parse(line: bytes) -> Entry | None:
     return Entry(number, payload) if zlib.crc32(payload, number & 0xFFFFFFFF) == crc else None
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to the disk: a new or renamed file is not there for good before. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,6 +1,6 @@
 """The ledger of one worker: keeps a record at once, and carries it to the store in the background.
 
-`record` is called on the data path: one encode, one write. Everything slow (fsync, Redis, other workers' abandoned
+`begin` and `record` are called on the data path: one encode, one write. Everything slow (fsync, Redis, other workers' abandoned
 journals, deleting old segments) happens in one task beside it, and none of it can hold a stream up.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from proxy.errors import StoreUnavailableError
+from proxy.errors import JournalUnwritableError, StoreUnavailableError
 from proxy.ledger.journal import (
     JournalDamagedError,
     JournalReader,
@@ -25,19 +25,28 @@ from proxy.ledger.journal import (
     lock_abandoned,
     segments,
 )
+from proxy.ledger.recovery import Recover, recover
 from proxy.ledger.shipper import BATCH_RECORDS, AppliesBatches, JournalShipper, StoreRefusesError
 from proxy.ledger.tally import Retention
 from proxy.settings import JournalSettings
-from proxy.usage import UsageRecord
+from proxy.usage import BegunMark, UsageRecord
 
 COMPARE_EVERY_S: Final = 5.0
 SHIP_EVERY_S: Final = 0.8
 RETRY_AFTER_S: Final = 0.5
 TO_THE_END: Final = 2**62
+DAMAGED: Final = ".damaged"
 MAX_UNWRITTEN: Final = 10_000
 """Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
 
 log = structlog.get_logger(__name__)
+
+
+def _drop(segment: Path, *, damaged: bool) -> None:
+    if damaged:
+        segment.rename(segment.with_suffix(DAMAGED))
+    else:
+        segment.unlink()
 
 
 class _Adopted:
@@ -61,21 +70,27 @@ class Ledger:
         settings: JournalSettings,
         retention: Retention,
         *,
+        recover_record: Recover,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
-        """Open a new journal. Raises OSError if that cannot be done."""
+        """Open a new journal. `recover_record` makes the record of an exchange that a dead worker had begun.
+
+        Raises OSError if the journal cannot be opened.
+        """
         self._store = store
         self._journals = journals
         self._settings = settings
         self._retention = retention
+        self._recover_record = recover_record
         self._wall_s = wall_s
         self._writer = JournalWriter(journals, journal_id, settings.segment_bytes)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
-        self._unwritten: deque[bytes] = deque()
+        self._unwritten: deque[tuple[str, bytes]] = deque()
         self._pending_since_s: deque[tuple[int, float]] = deque()
         self._encoder = msgspec.json.Encoder()
-        self._resting: set[str] = set()
+        self._resting: set[str] = set()  # until the next comparison
+        self._ended: set[str] = set()  # adopted journals whose end is damaged: kept for whoever looks
         self._stopping = asyncio.Event()
         self._store_answers = True
         self._compared_s = float("-inf")
@@ -87,9 +102,23 @@ class Ledger:
 
     # Called on the data path.
 
+    def begin(self, mark: BegunMark) -> None:
+        """Mark an exchange as begun. Where the disk refuses the mark, that is counted, and the settings say what follows.
+
+        Raises JournalUnwritableError where nothing may be relayed then.
+        """
+        try:
+            self._writer.begin(mark.exchange_id, self._encoder.encode(mark))
+        except OSError as error:
+            self.fault("journal", error)
+            if self._settings.on_unwritable == "refuse":
+                raise JournalUnwritableError("The proxy cannot write its journal; nothing is relayed.") from error
+        if self._settings.fsync == "always":
+            self._sync_now()
+
     def record(self, record: UsageRecord) -> None:
         """Keep a record. Where the disk refuses it, it waits in memory and the fault is counted."""
-        self._unwritten.append(self._encoder.encode(record))
+        self._unwritten.append((record.exchange_id, self._encoder.encode(record)))
         self._write_held()
 
     def fault(self, stage: str, error: Exception) -> None:
@@ -156,7 +185,7 @@ class Ledger:
             await self._ship(self._shipper, self._shippable())
             for adopted in list(self._adopted.values()):
                 adopted.drained = await self._ship(adopted.shipper, TO_THE_END)
-                self._drop_if_drained(adopted)
+                await self._drop_if_drained(adopted)
             self._note_store(answers=True)
         except StoreUnavailableError as error:
             self._note_store(answers=False, error=error)
@@ -172,18 +201,30 @@ class Ledger:
 
     async def _ship(self, shipper: JournalShipper, last: int) -> bool:
         """Ship one journal as far as it goes; one that is damaged, or that the store refuses, rests for a while."""
-        if shipper.journal_id in self._resting:
+        if shipper.journal_id in self._resting or shipper.journal_id in self._ended:
             return False
         try:
             await shipper.ship(last)
-        except (JournalDamagedError, StoreRefusesError) as error:
+        except JournalDamagedError as error:
+            self._take_damage(shipper, error)
+            return False
+        except StoreRefusesError as error:
             self._resting.add(shipper.journal_id)
             self.fault("ship", error)
             return False
         return True
 
+    def _take_damage(self, shipper: JournalShipper, error: JournalDamagedError) -> None:
+        """Report it once. The own journal goes on in a new segment; an adopted one has come to its end."""
+        self.fault("ship", error)
+        if shipper is self._shipper:
+            self._writer.roll()
+            self._resting.add(shipper.journal_id)
+        else:
+            self._ended.add(shipper.journal_id)
+
     async def _sync(self) -> None:
-        if self._settings.fsync == "never" or self._writer.number == self._writer.synced_number:
+        if self._settings.fsync == "never" or self._writer.synced:
             return
         await asyncio.to_thread(self._sync_now)
 
@@ -199,51 +240,69 @@ class Ledger:
         await self._shipper.compare()
         for adopted in self._adopted.values():
             await adopted.shipper.compare()
-        self._adopt()
-        self._drop_old_segments(self._writer.path, self._shipper.applied, keep_newest=True)
+        await self._adopt()
+        await asyncio.to_thread(self._drop_old_segments, self._writer.path, self._shipper, keep_newest=True)
         self._compared_s = now
 
-    def _adopt(self) -> None:
+    async def _adopt(self) -> None:
         """Take over the journals whose owners are gone."""
         for path in journals_in(self._journals):
             if path.name == self._writer.journal_id or path.name in self._adopted:
                 continue
             lock = lock_abandoned(path)
             if lock is not None:
-                self._adopted[path.name] = _Adopted(path, lock, self._shipper_for(path))
-                log.info("journal_adopted", journal=path.name)
+                await self._take_over(path, lock)
 
-    def _drop_if_drained(self, adopted: _Adopted) -> None:
+    async def _take_over(self, path: Path, lock: int) -> None:
+        """What was open in a journal becomes records first; those are a journal of their own, adopted as well."""
+        try:
+            recovered = await asyncio.to_thread(recover, path, self._recover_record, self._settings.segment_bytes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lock must not stay with one who does not use it
+            os.close(lock)
+            self.fault("recover", error)
+            return
+        self._adopted[path.name] = _Adopted(path, lock, self._shipper_for(path))
+        log.info("journal_adopted", journal=path.name, interrupted=recovered)
+        if recovered:
+            await self._adopt()
+
+    async def _drop_if_drained(self, adopted: _Adopted) -> None:
         if adopted.drained:
-            self._drop_old_segments(adopted.path, adopted.shipper.applied, keep_newest=False)
+            await asyncio.to_thread(self._drop_old_segments, adopted.path, adopted.shipper, keep_newest=False)
             if next(segments(adopted.path), None) is None:
                 self._forget(adopted)
 
     def _forget(self, adopted: _Adopted) -> None:
+        """Remove what is left of a drained journal, unless damaged segments are among it: those are for people to look at."""
         adopted.shipper.close()
-        shutil.rmtree(adopted.path, ignore_errors=True)
+        if next(adopted.path.glob(f"*{DAMAGED}"), None) is None:
+            shutil.rmtree(adopted.path, ignore_errors=True)
+        else:
+            adopted.path.rename(adopted.path.with_name(f".{adopted.path.name}{DAMAGED}"))
         os.close(adopted.lock)
         del self._adopted[adopted.path.name]
 
-    def _drop_old_segments(self, path: Path, applied: int, *, keep_newest: bool) -> None:
-        """Delete applied segments that are older, or more, than what is kept for a replay."""
+    def _drop_old_segments(self, path: Path, shipper: JournalShipper, *, keep_newest: bool) -> None:
+        """Delete applied segments that are older, or more, than what is kept for a replay; damaged ones stay."""
+        applied, damaged = shipper.applied, shipper.damaged
         found = list(segments(path))
         ends = [*(first - 1 for first, _ in found[1:]), applied]
         if keep_newest:
             found = found[:-1]
         kept_bytes = 0
-        for (_, file), last in reversed(list(zip(found, ends, strict=False))):
+        for (first, file), last in reversed(list(zip(found, ends, strict=False))):
             stat = file.stat()
             kept_bytes += stat.st_size
             old = self._wall_s() - stat.st_mtime > self._settings.keep_seconds
             if last <= applied and (old or kept_bytes > self._settings.keep_bytes):
-                file.unlink()
+                _drop(file, damaged=first in damaged)
 
     def _write_held(self) -> None:
         """Write what is not in the journal yet: usually the one record that just came."""
         try:
             while self._unwritten:
-                self._note_pending(self._writer.append(self._unwritten[0]))
+                exchange_id, payload = self._unwritten[0]
+                self._note_pending(self._writer.append(payload, exchange_id))
                 self._unwritten.popleft()
         except OSError as error:
             self._keep_within_memory(error)
@@ -269,7 +328,7 @@ class Ledger:
             self.fault("record_lost", error)
 
     def _shipper_for(self, path: Path) -> JournalShipper:
-        return JournalShipper(JournalReader(path), self._store, self._retention)
+        return JournalShipper(JournalReader(path), self._store, self._retention, self._wall_s)
 
     def _note_store(self, *, answers: bool, error: Exception | None = None) -> None:
         if answers != self._store_answers:

@@ -4,17 +4,23 @@ Rule 1: only what is forced to the disk is shipped (with fsync `never`: what is 
 Rule 2: the store says where it stands. Its number decides what is sent next, so a torn answer or a rollback of Redis is
         the same case as a first start: read from there.
 Rule 3: a record that cannot be applied is found by halving its batch, set aside and counted; the others go through.
+Rule 4: numbers that cannot be read any more (segments that are gone, or damaged) are entered as lost before anything
+        behind them is shipped.
+docs/ledger.md has the protocol as a whole; tests/ledger/test_protocol.py checks it against a real Redis.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
 import structlog
 
-from proxy.ledger.journal import Entry, JournalReader
-from proxy.ledger.store import Applied, Behind, RefusedBatch
+from proxy.ledger.journal import Entry, JournalDamagedError, JournalReader, segments
+from proxy.ledger.store import Applied, Behind, Position, RefusedBatch
 from proxy.ledger.tally import Batch, Retention, fold, quarantine, unreplayable
+from proxy.ledger.watermark import Applied as AppliedMark
+from proxy.ledger.watermark import Watermark
 from proxy.usage import UsageRecord
 
 BATCH_RECORDS: Final = 128
@@ -28,78 +34,139 @@ _decoder: Final = msgspec.json.Decoder(UsageRecord)
 class AppliesBatches(Protocol):
     """What a shipper needs of a store."""
 
-    async def apply(self, batch: Batch) -> Applied | Behind | RefusedBatch:
+    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Applied | Behind | RefusedBatch:
         """Apply a batch once, or say why not."""
 
-    async def stored_number(self, journal_id: str) -> int:
-        """The last number of a journal in the counters."""
+    async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
+        """Where the store stands with a journal."""
 
 
 class JournalShipper:
-    """Carries one journal into the store. `applied` is the last number known to be in the counters (-1: not asked yet)."""
+    """Carries one journal into the store. `applied` is the last number known to be in the counters (-1: not asked yet).
 
-    def __init__(self, reader: JournalReader, store: AppliesBatches, retention: Retention) -> None:
+    `highest` is the last number that ever was: above `applied` while the store has forgotten something.
+    """
+
+    def __init__(
+        self,
+        reader: JournalReader,
+        store: AppliesBatches,
+        retention: Retention,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
         self._reader = reader
         self._store = store
         self._retention = retention
+        self._wall_s = wall_s
+        self._watermark = Watermark(reader.path)
+        self._mark = self._watermark.read()
+        self._noted = self._mark
         self.journal_id = reader.journal_id
         self.applied = -1
+        self.damaged: set[int] = set()
 
     def __repr__(self) -> str:
-        return f"<JournalShipper {self.journal_id} applied={self.applied}>"
+        return f"<JournalShipper {self.journal_id} applied={self.applied} highest={self.highest}>"
+
+    @property
+    def highest(self) -> int:
+        """The last number that was ever in the counters."""
+        return self._mark.number
 
     async def compare(self) -> None:
         """Ask the store where it stands. One that went back is replayed from there by the next `ship`."""
-        stored = await self._store.stored_number(self.journal_id)
-        if stored < self.applied:
-            log.warning("store_went_back", journal=self.journal_id, applied=self.applied, stored=stored)
-        self.applied = stored
+        found = await self._store.compare(self.journal_id, self._mark.known_epoch, self.highest)
+        if found.wiped:
+            log.error("store_wiped", journal=self.journal_id, applied=self.highest, hint="deepseek-meter verify")
+        elif found.went_back:
+            log.warning("store_went_back", journal=self.journal_id, applied=self.highest, stored=found.number)
+        self.applied = found.number
+        self._note(found.epoch)
 
     async def ship(self, last: int, keep_going: Callable[[], bool] = lambda: True) -> None:
-        """Apply everything up to number `last`. Raises StoreUnavailableError, JournalDamagedError."""
+        """Apply everything up to number `last`. Raises StoreUnavailableError, JournalDamagedError, StoreRefusesError."""
         if self.applied < 0:
             await self.compare()
-        while self.applied < last and keep_going():
-            entries = self._reader.read(self.applied + 1, last, BATCH_RECORDS)
-            if not entries:
-                return
-            if entries[0].number > self.applied + 1:
-                await self._enter_lost(self.applied + 1, entries[0].number - 1)
-            else:
-                await self._apply(entries)
+        try:
+            while self.applied < last and keep_going():
+                if not await self._ship_some(last):
+                    return
+        finally:
+            self._write_mark()
 
     def close(self) -> None:
         """Give up the open file."""
         self._reader.close()
 
-    async def _apply(self, entries: Sequence[Entry]) -> None:
-        result = await self._store.apply(self._batch(entries))
-        if isinstance(result, RefusedBatch):
-            await self._halve(entries, result.reason)
+    async def _ship_some(self, last: int) -> bool:
+        """The next batch. False where the journal ends for now."""
+        first = self.applied + 1
+        replaying = first <= self.highest
+        try:
+            entries = self._reader.read(first, min(last, self.highest) if replaying else last, BATCH_RECORDS)
+        except JournalDamagedError as error:
+            await self._step_over(first, error)
+            return True
+        if not entries:
+            return False
+        if entries[0].number > first:
+            await self._enter_lost(first, entries[0].number - 1)
         else:
-            self._take(result)
+            await self._apply(entries, replayed=replaying)
+        return True
 
-    async def _halve(self, entries: Sequence[Entry], reason: str) -> None:
+    async def _step_over(self, first: int, error: JournalDamagedError) -> None:
+        """Enter the rest of a damaged segment as lost, and go on with the next one. Raises the error if there is none."""
+        self.damaged.add(error.segment)
+        following = next((number for number, _ in segments(self._reader.path) if number > error.segment), None)
+        if following is None:
+            raise error
+        log.error("journal_damaged", journal=self.journal_id, error=str(error))
+        await self._enter_lost(first, following - 1)
+
+    async def _apply(self, entries: Sequence[Entry], *, replayed: bool) -> None:
+        batch = self._batch(entries)
+        result = await self._store.apply(batch, self._mark.epoch, replayed=replayed)
+        if isinstance(result, RefusedBatch):
+            await self._halve(entries, result.reason, replayed=replayed)
+        else:
+            await self._take(result)
+
+    async def _halve(self, entries: Sequence[Entry], reason: str, *, replayed: bool) -> None:
         if len(entries) > 1:
-            await self._apply(entries[: len(entries) // 2])
+            await self._apply(entries[: len(entries) // 2], replayed=replayed)
             return  # the other half follows on the new number
         log.error("record_quarantined", journal=self.journal_id, number=entries[0].number, reason=reason)
-        result = await self._store.apply(quarantine(self.journal_id, entries[0].number, entries[0].payload))
-        self._take(result)
+        aside = quarantine(self.journal_id, entries[0].number, entries[0].payload)
+        await self._take(await self._store.apply(aside, self._mark.epoch, replayed=replayed))
 
     async def _enter_lost(self, first: int, last: int) -> None:
         log.error("records_unreplayable", journal=self.journal_id, first=first, last=last)
-        self._take(await self._store.apply(unreplayable(self.journal_id, first, last)))
+        await self._take(await self._store.apply(unreplayable(self.journal_id, first, last), self._mark.epoch))
 
-    def _take(self, result: Applied | Behind | RefusedBatch) -> None:
+    async def _take(self, result: Applied | Behind | RefusedBatch) -> None:
         match result:
             case Applied(last):
                 self.applied = last
-            case Behind(stored):
-                self.applied = stored
+                self._note(self._mark.epoch)
+            case Behind():
+                await self.compare()  # another number than expected, or another history: the store says what holds
             case RefusedBatch(reason):
                 # Even a lone counter was refused: the totals themselves cannot be added to. Stop, loudly, and try later.
                 raise StoreRefusesError(f"journal {self.journal_id}: the store refuses every batch: {reason}")
+
+    def _note(self, epoch: int) -> None:
+        """Remember what is applied, in which history."""
+        self._mark = AppliedMark(epoch, max(self.applied, self.highest), int(self._wall_s()))
+
+    def _write_mark(self) -> None:
+        if (self._mark.epoch, self._mark.number) == (self._noted.epoch, self._noted.number):
+            return
+        try:
+            self._watermark.write(self._mark)
+        except OSError as error:
+            log.warning("watermark_not_written", journal=self.journal_id, error=str(error))
+        self._noted = self._mark
 
     def _batch(self, entries: Sequence[Entry]) -> Batch:
         """The batch of these entries; one whose payload is no record is quarantined by itself."""

@@ -5,14 +5,17 @@ hold is described where it is made (`tally`, `apply.lua`) and where it is shown 
 become StoreUnavailableError here and nowhere else.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
 import msgspec
 import redis.asyncio as redis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -21,6 +24,8 @@ from proxy.errors import StoreUnavailableError
 from proxy.ledger.tally import Batch
 
 OLDEST_VERSION: Final = (6, 2)
+
+AnyRedis = redis.Redis | RedisCluster
 
 _QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
 
@@ -43,8 +48,21 @@ class RefusedBatch(NamedTuple):
     reason: str
 
 
+class Position(NamedTuple):
+    """Where the store stands with a journal: its epoch, the journal's number, and whether it was wiped or went back."""
+
+    epoch: int
+    number: int
+    wiped: bool = False
+    went_back: bool = False
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """The counters as they stood at one instant of Redis' clock. Fields as in `families`, values as stored."""
+    """The counters as they stood at one instant of Redis' clock. Fields as in `families`, values as stored.
+
+    `epoch` names the history of this Redis (0: it has none yet), `history_s` is when it last changed (0: never), and
+    `numbers` are the last numbers applied, by journal.
+    """
 
     taken_s: float
     epoch: int
@@ -52,16 +70,21 @@ class Snapshot(msgspec.Struct, frozen=True):
     series_seen_ms: Mapping[bytes, bytes]
     sightings: Mapping[bytes, bytes]
     spend: tuple[Mapping[bytes, bytes], ...]
+    history_s: int = 0
+    numbers: Mapping[bytes, bytes] = {}
 
 
 class Store:
     """Counters, records and journal numbers in one Redis, under one namespace."""
 
-    def __init__(self, client: "redis.Redis", namespace: str, records_kept: int) -> None:
-        self._redis = client
+    def __init__(self, client: AnyRedis, namespace: str, records_kept: int) -> None:
+        self._redis: Any = client
         self._prefix = f"{{meter:{namespace}}}:"
         self._records_kept = str(records_kept)
-        self._apply = client.register_script(resources.files(__package__).joinpath("apply.lua").read_bytes())
+        self._apply, self._compare, self._snapshot = (
+            client.register_script(_script(name)) for name in ("apply", "compare", "snapshot")
+        )
+        self._clock = client.register_script(_TIME)
 
     def __repr__(self) -> str:
         return f"<Store {self._prefix}>"
@@ -80,19 +103,17 @@ class Store:
         Raises StoreUnavailableError for one that cannot be reached, refuses us, or is older than 6.2.
         """
         async with _translated():
-            info = await self._redis.info("server")
+            info = await self._info("server")
             version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
             if version < OLDEST_VERSION:
                 raise StoreUnavailableError(f"Redis {info['redis_version']} is too old: 6.2 or newer is needed")
-            now = (await self._redis.time())[0]
-            await self._redis.set(self.key("epoch"), now, nx=True)
-            return int(await self._redis.get(self.key("epoch")) or now)
+        return (await self.compare("", 0, 0)).epoch
 
     async def doubts(self) -> list[str]:
         """What speaks against keeping money in this Redis: it may evict keys, or does not persist."""
         async with _translated():
-            memory = await self._redis.info("memory")
-            persistence = await self._redis.info("persistence")
+            memory = await self._info("memory")
+            persistence = await self._info("persistence")
             save = await self._save_points()
         found = []
         if memory.get("maxmemory", 0) and memory.get("maxmemory_policy") != "noeviction":
@@ -101,29 +122,50 @@ class Store:
             found.append("it does not persist (no append-only file, no save points); set appendonly yes")
         return found
 
-    async def apply(self, batch: Batch) -> Applied | Behind | RefusedBatch:
-        """Add a batch to the counters, once. Raises StoreUnavailableError; the batch may then be applied or not."""
+    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Applied | Behind | RefusedBatch:
+        """Add a batch to the counters, once. Raises StoreUnavailableError; the batch may then be applied or not.
+
+        `epoch` is the history the sender knows; in another one nothing is applied. `replayed`: it was applied before,
+        and Redis has forgotten it.
+        """
         keys = [self.key(f"journal:{batch.journal_id}"), *map(self.key, _FIXED_KEYS)]
         keys += [self.key(addition.hash) for addition in batch.additions]
+        document = _document(batch, self._records_kept, epoch, replayed=replayed)
         async with _translated():
-            answer = await self._apply(keys=keys, args=[_document(batch, self._records_kept)])
+            answer = await self._apply(keys=keys, args=[document])
         return _result(answer)
 
-    async def stored_number(self, journal_id: str) -> int:
-        """The number of the last record of a journal that is in the counters; 0 for none."""
+    async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
+        """Where the store stands with a journal of which `highest` was the last number ever applied, in `epoch`.
+
+        A store without an epoch gets one. Where it was wiped, the journal's numbering goes on behind `highest`.
+        """
+        keys = [self.key(name) for name in ("epoch", "numbers", "history")]
         async with _translated():
-            found = await _awaited(self._redis.hget(self.key(f"journal:{journal_id}"), "number"))
-        return int(found or 0)
+            found = await self._compare(keys=keys, args=[journal_id, str(epoch), str(highest)])
+        return Position(int(found[0]), int(found[1]), wiped=found[2] == b"wiped", went_back=found[2] == b"went back")
+
+    async def numbers(self) -> dict[str, int]:
+        """The last number applied of every journal."""
+        async with _translated():
+            found = await _awaited(self._redis.hgetall(self.key("numbers")))
+        return {name.decode(): int(number) for name, number in found.items()}
+
+    async def sums(self, journal_id: str) -> dict[str, int]:
+        """The running sums of a journal: records, tokens and nano-units applied."""
+        async with _translated():
+            found = await _awaited(self._redis.hgetall(self.key(f"journal:{journal_id}")))
+        return {name.decode(): int(value) for name, value in found.items()}
 
     async def snapshot(self, spend_hashes: tuple[str, ...] = ()) -> Snapshot:
         """All counters at one instant, and the spend hashes asked for."""
-        async with _translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.time()
-            pipe.get(self.key("epoch"))
-            for name in ("totals", "series_seen", "sightings", *spend_hashes):
-                pipe.hgetall(self.key(name))
-            (seconds, micros), epoch, totals, seen, sightings, *spend = await pipe.execute()
-        return Snapshot(seconds + micros / 1e6, int(epoch or 0), totals, seen, sightings, tuple(spend))
+        names = ("epoch", "history", "totals", "series_seen", "sightings", "numbers", *spend_hashes)
+        async with _translated():
+            answer = await self._snapshot(keys=[self.key(name) for name in names])
+        seconds, micros, epoch, history, *hashes = answer
+        totals, seen, sightings, numbers, *spend = map(_as_mapping, hashes)
+        taken_s = int(seconds) + int(micros) / 1e6
+        return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers)
 
     async def record(self, exchange_id: str) -> bytes | None:
         """One of the newest records as JSON; None if it is not there (not yet applied, or too old)."""
@@ -137,8 +179,15 @@ class Store:
     async def clock_offset_s(self, now_s: float) -> float:
         """How far `now_s` is ahead of Redis' clock."""
         async with _translated():
-            seconds, micros = await self._redis.time()
-        return now_s - (seconds + micros / 1e6)
+            seconds, micros = await self._clock(keys=[self.key("epoch")])
+        return now_s - (int(seconds) + int(micros) / 1e6)
+
+    async def _info(self, section: str) -> Any:
+        """INFO of the node that holds our keys."""
+        if isinstance(self._redis, RedisCluster):
+            node = self._redis.get_node_from_key(self.key("epoch"))
+            return await self._redis.info(section, target_nodes=node)
+        return await self._redis.info(section)
 
     async def _save_points(self) -> str:
         """`save` of the configuration; where CONFIG is not allowed, as on hosted Redis, the host takes care of it."""
@@ -148,32 +197,77 @@ class Store:
             return "unknown"
 
 
-_FIXED_KEYS: Final = ("series_seen", "sightings", "records", "record_index", "quarantine")
+_FIXED_KEYS: Final = ("series_seen", "sightings", "records", "record_index", "quarantine", "numbers", "epoch")
+_TIME: Final = "return redis.call('TIME')"
 
 
 def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> Store:
-    """The store at `url` (redis://, rediss://, unix://); nothing is sent before the first call.
+    """The store at `url`; nothing is sent before the first call. Raises StoreUnavailableError for a URL that is none.
 
-    Raises StoreUnavailableError for a URL that is none.
+    redis://, rediss:// and unix:// as redis-py has them; redis+cluster:// and rediss+cluster:// for a cluster;
+    redis+sentinel://[user:password@]host:port,host:port/SERVICE[/DATABASE] (also rediss+) for a Redis that sentinels
+    watch over: user and password are those of the Redis, which the sentinels name.
     """
     limits = {**_QUICK, **timeouts}
+    options: dict[str, Any] = {
+        "socket_connect_timeout": limits["connect_timeout"],
+        "socket_timeout": limits["operation_timeout"],
+        # One more try after a connection that Redis had closed; a time-out is not waited for twice.
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    }
     try:
-        client = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=limits["connect_timeout"],
-            socket_timeout=limits["operation_timeout"],
-            # One more try after a connection that Redis had closed; a time-out is not waited for twice.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        )
-    except ValueError as error:
+        return Store(_client(url, options), namespace, records_kept)
+    except (ValueError, RedisError) as error:
         raise StoreUnavailableError(f"[store] redis_url: {error}") from error
-    return Store(client, namespace, records_kept)
 
 
-def _document(batch: Batch, kept: str) -> bytes:
+def _client(url: str, options: Mapping[str, Any]) -> AnyRedis:
+    scheme, _, rest = url.partition("://")
+    base, _, kind = scheme.partition("+")
+    if kind == "cluster":
+        return RedisCluster.from_url(f"{base}://{rest}", **options)
+    if kind == "sentinel":
+        return _watched_over(rest, ssl=base == "rediss", options=options)
+    return redis.Redis.from_url(url, **options)
+
+
+def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> redis.Redis:
+    """The master of a service, asked of its sentinels at every connect. Raises ValueError for a URL that is none."""
+    credentials, _, places = rest.rpartition("@")
+    hosts, _, path = places.partition("/")
+    service, _, database = path.partition("/")
+    if not service:
+        raise ValueError("expected redis+sentinel://host:port,host:port/SERVICE[/DATABASE]")
+    username, _, password = credentials.partition(":")
+    sentinels = [(host.rpartition(":")[0], int(host.rpartition(":")[2])) for host in hosts.split(",")]
+    waits = {name: options[name] for name in ("socket_connect_timeout", "socket_timeout")}
+    asked: Any = Sentinel(sentinels, sentinel_kwargs=waits)  # type: ignore[no-untyped-call]  # the library's own
+    found: redis.Redis = asked.master_for(
+        service,
+        db=int(database or 0),
+        username=unquote(username) or None,
+        password=unquote(password) or None,
+        ssl=ssl,
+        **options,
+    )
+    return found
+
+
+def _script(name: str) -> bytes:
+    return resources.files(__package__).joinpath(f"{name}.lua").read_bytes()
+
+
+def _as_mapping(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _document(batch: Batch, kept: str, epoch: int, *, replayed: bool) -> bytes:
     """The script's one argument. Every number is a string, since Lua would make doubles of them."""
     return msgspec.json.encode(
         {
+            "journal": batch.journal_id,
+            "epoch": str(epoch),
+            "replayed": replayed,
             "first": str(batch.first),
             "last": str(batch.last),
             "additions": [

@@ -53,7 +53,7 @@ def shown(*, created=False):
     taken = snapshot(totals, sightings=SIGHTINGS)
     series = series_of(taken, 15.0, zeros_from_start(in_force(catalog, NOW_S), "default"))
     return [
-        *metrics.store_families(taken),
+        *metrics.store_families(taken, up=True, catching_up=False),
         *metrics.global_families(series, created=created),
         *metrics.sighting_families(taken.sightings),
         *metrics.spend_families({("V", "today"): 1.5, ("V", "month"): 2.5}),

@@ -1,10 +1,12 @@
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pricing.given import SMALL
 
+from proxy.errors import JournalUnwritableError
 from proxy.gateway.exchange import Asked, Clock, Exchange
 from proxy.gateway.recording import Pricing, make_record
 from proxy.metering.meter import Meter
@@ -22,7 +24,11 @@ class Keeper:
 
     def __init__(self):
         self.records = []
+        self.marks = []
         self.faults = []
+
+    def begin(self, mark):
+        self.marks.append(mark)
 
     def record(self, record):
         self.records.append(record)
@@ -201,3 +207,34 @@ def test_a_record_that_cannot_be_kept_is_counted():
     exchange.end(Outcome.COMPLETE)
 
     assert [stage for stage, _ in keeper.faults] == ["record"]
+
+
+def test_an_exchange_is_marked_before_it_is_sent():
+    """The mark holds what a record needs, should nobody live to write it."""
+    exchange, keeper = begin()
+    exchange.sent = False
+    exchange.begin()
+    mark = keeper.marks[0]
+
+    assert exchange.sent
+    assert (mark.exchange_id, mark.api, mark.model, mark.app, mark.body_bytes) == ("x-1", Api.CHAT, "a", "team", 100)
+    assert len(msgspec.json.encode(mark)) < 150
+
+
+def test_a_mark_that_cannot_be_made_does_not_stop_the_exchange():
+    """Promise 3; only the operator's own word does (a RelayError)."""
+    exchange, keeper = begin()
+    keeper.begin = raising(ValueError("odd"))
+    exchange.begin()
+    keeper.begin = raising(JournalUnwritableError("full"))
+
+    assert keeper.faults == [("begin", "odd")]
+    with pytest.raises(JournalUnwritableError):
+        exchange.begin()
+
+
+def raising(error):
+    def call(_):
+        raise error
+
+    return call

@@ -48,6 +48,11 @@ def record(number=1, **changes):
     return UsageRecord(**{**fields, **changes})
 
 
+def recovered(mark, end_s):
+    """The record of an interrupted exchange, as plain as can be."""
+    return record(7, exchange_id=mark.exchange_id, outcome=Outcome.INTERRUPTED, end_s=end_s, pricing_instant_s=end_s)
+
+
 small = st.integers(0, 50)
 usages = st.builds(TokenUsage, small, small, small, small)
 charges = st.lists(st.sampled_from(["USD", "CNY"]), unique=True).flatmap(

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.ledger.journal import (
+    MARK,
     JournalDamagedError,
     JournalReader,
     JournalWriter,
     journals_in,
     lock_abandoned,
+    readable,
     segments,
 )
 
@@ -152,7 +154,7 @@ def test_damage_is_named_and_the_file_is_kept(five):
         found, error = one_by_one(path)
 
         assert list(enumerate([b"first", b"second", b"third", b"fourth"][: damaged - 1], 1)) == found
-        assert f"{path}: line {damaged} is damaged" in error
+        assert f"{file}: line {damaged} is damaged" in error
     assert len(file.read_bytes()) == len(whole)
 
 
@@ -312,3 +314,78 @@ def test_only_its_owner_may_read_a_journal(tmp_path):
 
     assert {0o600} == {file.stat().st_mode & 0o777 for file in path.iterdir()}
     assert path.stat().st_mode & 0o777 == 0o700
+
+
+def marks_in(path):
+    """The marks of every segment, by the first number of the segment."""
+    return {
+        first: [entry.payload for entry in readable(file) if entry.number == MARK] for first, file in segments(path)
+    }
+
+
+def test_marks_are_no_lines_of_the_numbering(tmp_path):
+    """They stand between the lines and are passed over by whoever ships."""
+    writer = JournalWriter(tmp_path, "one", 10**6)
+    writer.begin("a", b"begun a")
+    writer.begin("b", b"begun b")
+    numbers = [writer.append(b"a ended", "a"), writer.append(b"b ended", "b")]
+    writer.begin("c", b"begun c")
+    writer.close()
+
+    assert numbers == [1, 2]
+    assert read(writer.path) == [(1, b"a ended"), (2, b"b ended")]
+    assert last_number(writer.path) == 2
+    assert marks_in(writer.path) == {1: [b"begun a", b"begun b", b"begun c"]}
+
+
+def test_what_is_open_is_marked_again_in_a_new_segment(tmp_path):
+    """The newest segment tells all that is open, however long ago it began."""
+    writer = JournalWriter(tmp_path, "one", 100)
+    writer.begin("long", b"long ago")
+    for number in range(10):
+        writer.begin(str(number), b"begun")
+        writer.append(b"x" * 30, str(number))
+    writer.close()
+    newest = list(marks_in(writer.path).values())[-1]
+
+    assert len(list(segments(writer.path))) > 3
+    assert b"long ago" in newest
+    assert len(read(writer.path)) == 10
+
+
+def test_a_segment_full_of_marks_alone_goes_on(tmp_path):
+    """Two segments cannot begin with the same number."""
+    writer = JournalWriter(tmp_path, "one", 100)
+    for number in range(20):
+        writer.begin(str(number), b"begun")
+    writer.append(b"the first to end", "3")
+    writer.append(b"the second", "4")
+    writer.close()
+
+    assert read(writer.path) == [(1, b"the first to end"), (2, b"the second")]
+    assert len(marks_in(writer.path)[2]) == 19
+
+
+def test_a_half_line_that_cannot_be_taken_back_is_not_written_behind(tmp_path, monkeypatch):
+    """As long as the file cannot be cut back to whole lines, nothing more goes into it."""
+    writer = JournalWriter(tmp_path, "one", 10**6)
+    writer.append(b"first")
+    real = os.write
+
+    def half(fd, line):
+        real(fd, line[:5])
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("proxy.ledger.journal.os.write", half)
+        patched.setattr("proxy.ledger.journal.os.ftruncate", refuse)
+        for _ in range(3):
+            with pytest.raises(OSError, match="Read-only"):
+                writer.append(b"lost")
+
+    assert writer.append(b"second") == 2
+    writer.close()
+    assert read(writer.path) == [(1, b"first"), (2, b"second")]

@@ -3,17 +3,21 @@
 import asyncio
 import errno
 import os
+import threading
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import redis
-from ledger.given import Shelf, added, encoded, record, until
+from ledger.given import Shelf, added, encoded, record, recovered, until
 
+from proxy.errors import JournalUnwritableError
 from proxy.ledger import embedded
 from proxy.ledger.journal import JournalWriter, journals_in, lock_abandoned, segments
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.recovery import recover
 from proxy.ledger.tally import Retention
 from proxy.settings import JournalSettings
+from proxy.usage import Api, BegunMark
 
 QUICK = {"fsync_interval_seconds": 0.005, "segment_bytes": 4096}
 
@@ -35,7 +39,9 @@ def journals(tmp_path):
 async def running(shelf, journals, name="own", **settings):
     """A ledger at work; stopped at the end, with everything shipped that can be."""
     async with shelf.store(kept=1000) as store:
-        ledger = Ledger(store, journals, name, JournalSettings(**{**QUICK, **settings}), Retention())
+        ledger = Ledger(
+            store, journals, name, JournalSettings(**{**QUICK, **settings}), Retention(), recover_record=recovered
+        )
         task = asyncio.create_task(ledger.run())
         try:
             yield ledger
@@ -380,11 +386,14 @@ def test_a_drop_takes_only_what_lies_before_the_applied_number(shelf, journals):
 
     async def work():
         async with shelf.store() as store:
-            ledger = Ledger(store, journals, "own", JournalSettings(**QUICK, keep_seconds=0), Retention())
+            ledger = Ledger(
+                store, journals, "own", JournalSettings(**QUICK, keep_seconds=0), Retention(), recover_record=recovered
+            )
             keep(ledger, *range(1, 60))
             firsts = [first for first, _ in segments(journals / "own")]
             ledger._wall_s = lambda: 10**12
-            ledger._drop_old_segments(journals / "own", firsts[2], keep_newest=True)
+            ledger._shipper.applied = firsts[2]
+            ledger._drop_old_segments(journals / "own", ledger._shipper, keep_newest=True)
             left = [first for first, _ in segments(journals / "own")]
             ledger.stop()
             await ledger.run()
@@ -401,7 +410,15 @@ def test_the_age_of_what_is_pending(journals, tmp_path):
 
     async def work():
         async with Shelf(f"unix://{tmp_path}/none.sock", None, "n").store() as store:
-            ledger = Ledger(store, journals, "own", JournalSettings(), Retention(), wall_s=lambda: clock[0])
+            ledger = Ledger(
+                store,
+                journals,
+                "own",
+                JournalSettings(),
+                Retention(),
+                recover_record=recovered,
+                wall_s=lambda: clock[0],
+            )
             ages = [ledger.oldest_pending_s()]
             for at, number in ((1000.0, 1), (1005.0, 2), (1008.0, 3)):
                 clock[0] = at
@@ -436,7 +453,94 @@ def test_a_ledger_that_cannot_open_its_journal_says_so(shelf, journals):
 
     async def work():
         async with shelf.store() as store:
-            return Ledger(store, journals, "own", JournalSettings(), Retention())
+            return Ledger(store, journals, "own", JournalSettings(), Retention(), recover_record=recovered)
 
     with pytest.raises(OSError, match="journals"):
         asyncio.run(work())
+
+
+def mark(name):
+    return BegunMark(name, 1000.0, Api.CHAT, "m", "a", 100)
+
+
+def test_what_was_open_at_a_death_becomes_records(shelf, journals):
+    """Begun and never ended: one `interrupted` record each, also when an adopter died after having written them."""
+    writer = JournalWriter(journals, "life-1", 4096)
+    for name in ("x-1", "open-1", "x-2", "open-2"):
+        writer.begin(name, encoded(mark(name)))
+    writer.append(encoded(record(1)), "x-1")
+    writer.append(encoded(record(2)), "x-2")
+    writer.close()
+    recover(writer.path, recovered, 4096)
+    (writer.path / "recovered").unlink()  # the adopter died before it could note that it was done
+
+    async def work(name):
+        async with running(shelf, journals, name):
+            await until(lambda: len(shelf.records()) == 4)
+
+    asyncio.run(work("life-2"))
+    asyncio.run(work("life-3"))
+
+    assert sorted(shelf.records()) == ["open-1", "open-2", "x-1", "x-2"]
+    assert shelf.totals()["requests_total", "default", "V", "m", "chat", "interrupted"] == 2
+
+
+def test_an_own_journal_goes_on_behind_its_damage(shelf, journals):
+    """The rest of the damaged segment is entered as lost, the file is kept, and what comes later is counted."""
+
+    async def work():
+        async with running(shelf, journals, keep_seconds=0) as ledger:
+            keep(ledger, 1, 2)
+            await until(lambda: len(shelf.records()) == 2)
+            shelf.client.client_pause(400)
+            keep(ledger, 3, 4)
+            file = next(segments(journals / "own"))[1]
+            file.write_bytes(file.read_bytes().replace(b'"x-3"', b'"x-!"'))
+            await until(lambda: ledger.faults.get("ship"))
+            keep(ledger, 5)
+            await until(lambda: "x-5" in shelf.records())
+            await until(lambda: not ledger.pending_records)
+
+    asyncio.run(work())
+
+    assert added(map(record, (1, 2, 5))) | {("records_unreplayable_total",): 2} == shelf.totals()
+    assert list((journals / "own").glob("*.damaged"))
+
+
+@pytest.mark.parametrize("policy", ["relay", "refuse"])
+def test_an_unwritable_journal_refuses_only_where_that_is_set(shelf, journals, monkeypatch, policy):
+    """By default the exchange goes on and the fault is counted; with `refuse` the client gets a 503."""
+
+    async def work():
+        async with running(shelf, journals, on_unwritable=policy) as ledger:
+            with failing(monkeypatch, "write"):
+                if policy == "refuse":
+                    with pytest.raises(JournalUnwritableError) as refused:
+                        ledger.begin(mark("x-1"))
+                    assert refused.value.status == 503
+                else:
+                    ledger.begin(mark("x-1"))
+            ledger.begin(mark("x-2"))
+            return ledger.faults
+
+    assert asyncio.run(work()) == {"journal": 1}
+
+
+def test_no_fsync_is_waited_for_on_the_data_path(shelf, journals, monkeypatch):
+    """With the `interval` policy every fsync runs in another thread than the streams."""
+    threads = []
+    real = os.fsync
+    monkeypatch.setattr("proxy.ledger.journal.os.fsync", lambda fd: (threads.append(threading.get_ident()), real(fd)))
+
+    async def work():
+        async with running(shelf, journals) as ledger:
+            await asyncio.sleep(0.05)
+            threads.clear()
+            for number in range(1, 30):
+                ledger.begin(mark(f"x-{number}"))
+                keep(ledger, number)
+                await asyncio.sleep(0.001)
+            await until(lambda: not ledger.pending_records)
+            return list(threads)
+
+    assert threading.get_ident() not in asyncio.run(work())

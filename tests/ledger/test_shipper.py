@@ -23,19 +23,19 @@ class Shaky:
         self.store = store
         self.chance = chance
 
-    async def apply(self, batch):
+    async def apply(self, batch, epoch, *, replayed=False):
         mishap = self.chance.random()
         if mishap < 0.2:
             raise StoreUnavailableError("broke before")
-        result = await self.store.apply(batch)
+        result = await self.store.apply(batch, epoch, replayed=replayed)
         if mishap < 0.4:
             raise StoreUnavailableError("broke behind")
-        return await self.store.apply(batch) if mishap < 0.5 else result
+        return await self.store.apply(batch, epoch, replayed=replayed) if mishap < 0.5 else result
 
-    async def stored_number(self, journal_id):
+    async def compare(self, journal_id, epoch, highest):
         if self.chance.random() < 0.2:
             raise StoreUnavailableError("broke")
-        return await self.store.stored_number(journal_id)
+        return await self.store.compare(journal_id, epoch, highest)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_what_redis_has_forgotten_is_sent_again(shelf, journal):
         await shipper.ship(30)
         shelf.restore(earlier)
         await shipper.ship(30)
-        before = shipper.applied, await store.stored_number("j")
+        before = shipper.applied, (await store.numbers())["j"]
         await shipper.compare()
         await shipper.ship(30)
         shipper.close()
@@ -242,7 +242,7 @@ def test_a_store_that_is_away_is_one_error_and_nothing_is_lost(shelf, journal):
     write(journal, 1, 2)
 
     class Away:
-        async def stored_number(self, journal_id):
+        async def compare(self, journal_id, epoch, highest):
             raise StoreUnavailableError("away")
 
     shipper = JournalShipper(JournalReader(journal.path), Away(), Retention())

@@ -15,7 +15,7 @@ from proxy.ledger.tally import DAY_S, Additions, Batch, Retention, fold, quarant
 from proxy.usage import TokenUsage
 
 RETENTION = Retention()
-KEYS = ("journal:j", "series_seen", "sightings", "records", "record_index", "quarantine", "totals")
+KEYS = ("journal:j", "series_seen", "sightings", "records", "record_index", "quarantine", "numbers", "totals")
 
 
 def batch_of(*numbers, first=1, journal="j", retention=RETENTION, **changes):
@@ -46,7 +46,7 @@ def test_only_the_next_number_is_applied(shelf, first):
 
     assert shelf.run(lambda store: store.apply(batch_of(8, first=first))) == Behind(3)
     assert before == shelf.dump()
-    assert shelf.run(lambda store: store.stored_number("j")) == 3
+    assert shelf.run(lambda store: store.numbers()) == {"j": 3}
 
 
 def test_journals_are_counted_by_themselves(shelf):
@@ -54,12 +54,15 @@ def test_journals_are_counted_by_themselves(shelf):
 
     async def both(store):
         results = [await store.apply(batch_of(1, journal="a")), await store.apply(batch_of(2, journal="b"))]
-        return results, [await store.stored_number(name) for name in ("a", "b", "c")]
+        return results, await store.numbers(), await store.sums("b")
 
-    assert ([Applied(1), Applied(1)], [1, 1, 0]) == shelf.run(both)
+    assert (
+        [Applied(1), Applied(1)],
+        {"a": 1, "b": 1},
+        {"records": 1, "tokens": 13, "nano_usd": 26, "nano_cny": 8},
+    ) == (shelf.run(both))
     assert added([record(1), record(2)]) == shelf.totals()
     assert shelf.hash("journal:b") == {
-        b"number": b"1",
         b"records": b"1",
         b"tokens": b"13",
         b"nano_usd": b"26",
@@ -358,7 +361,7 @@ def test_a_redis_that_does_not_answer_is_one_error(tmp_path):
             store.prepare(),
             store.doubts(),
             store.apply(batch_of(1)),
-            store.stored_number("j"),
+            store.compare("j", 0, 0),
             store.snapshot(),
             store.record("x"),
             store.clock_offset_s(0.0),
