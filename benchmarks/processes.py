@@ -46,15 +46,21 @@ def cores() -> tuple[int, int]:
     return usable[TEST_CORE], usable[min(OTHER_CORE, len(usable) - 1)]
 
 
+def test_core() -> int:
+    """The core of the process under test; this process moves to the other."""
+    tested, other = cores()
+    pin(os.getpid(), other)
+    return tested
+
+
 @contextlib.contextmanager
 def started_targets(root: Path = ROOT) -> Iterator[tuple[Target, ...]]:
     """Stub, bare relay and proxy, ready to answer. This process moves to the other core."""
-    test_core, other_core = cores()
-    pin(os.getpid(), other_core)
+    core = test_core()
     with contextlib.ExitStack() as stack:
         direct = Target("direct", stack.enter_context(started_stub()))
-        bare = stack.enter_context(started_bare_relay(direct.address, test_core))
-        proxy = stack.enter_context(started_proxy(direct.address, test_core, root))
+        bare = stack.enter_context(started_bare_relay(direct.address, core))
+        proxy = stack.enter_context(started_proxy(direct.address, core, root))
         yield direct, bare, proxy
 
 
@@ -75,12 +81,13 @@ def started_bare_relay(upstream: str, core: int) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def started_proxy(upstream: str, core: int, root: Path = ROOT) -> Iterator[Target]:
+def started_proxy(upstream: str, core: int, root: Path = ROOT, *, redis: str = "") -> Iterator[Target]:
     """A running `deepseek-meter serve`: one worker, embedded Redis, journal and console, all with their defaults."""
     listen, console = free_addresses(2)
     with tempfile.TemporaryDirectory(prefix="deepseek-meter-bench-") as folder:
         command = [sys.executable, "-m", "proxy", "serve", "--workers", "1", "--data-dir", f"{folder}/data"]
         command += ["--listen", listen, "--console", console, "--upstream", f"http://{upstream}"]
+        command += ["--redis", redis] if redis else []
         with _process(command, folder=folder, root=root) as supervisor:
             _wait_until(lambda: _answers(f"http://{console}/readyz"), "the proxy is ready")
             worker = next(pid for pid, line in children(supervisor.pid).items() if "gateway_process" in line)
@@ -102,10 +109,19 @@ def settle(target: Target) -> None:
 
 def counted_exchanges(target: Target) -> int:
     """How many exchanges the proxy's console shows."""
+    return _shown(target, "deepseek_meter_requests_total")
+
+
+def pending_records(target: Target) -> int:
+    """How many records wait in the journal, by the proxy's console."""
+    return _shown(target, "deepseek_meter_proxy_journal_pending_records")
+
+
+def _shown(target: Target, name: str) -> int:
     with urllib.request.urlopen(f"http://{target.console}/metrics", timeout=30) as response:
         families = text_string_to_metric_families(response.read().decode())
     samples = (sample for family in families for sample in family.samples)
-    return int(sum(sample.value for sample in samples if sample.name == "deepseek_meter_requests_total"))
+    return int(sum(sample.value for sample in samples if sample.name == name))
 
 
 def free_addresses(count: int) -> list[str]:

@@ -18,6 +18,7 @@ import msgspec
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from proxy import verify_command
 from proxy.catalog_files import builtin_catalog
 from proxy.child import configure_logging
 from proxy.console.app import token_of, zone_of
@@ -142,6 +143,27 @@ def check(config: str | None) -> None:
         click.echo(line)
     click.echo(f"settings and catalog are valid; {len(found)} to look at")
     sys.exit(1 if found else 0)
+
+
+@main.command(epilog="Example: deepseek-meter verify --format json")
+@_config_option
+@click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
+@click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
+@click.option("--refill", is_flag=True, help="After a wiped Redis: send again what the journals still hold.")
+@click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
+@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_guarded
+def verify(
+    *, config: str | None, redis: str | None, data_dir: str | None, refill: bool, wait: float, output: str
+) -> None:
+    """Compare journals with Redis: what is missing, double or pending."""
+    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    findings, refilled = verify_command.compare(settings, refilling=refill, wait_s=wait)
+    if output == "json":
+        click.echo(verify_command.as_json(findings, refilled))
+    else:
+        verify_command.show(findings, refilled)
+    sys.exit(0 if findings.fine else 1)
 
 
 def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[Child, ...] = ()) -> None:

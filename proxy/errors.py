@@ -25,6 +25,10 @@ class CatalogError(MeterError):
     exit_code = 2
 
 
+class DataDirInUseError(MeterError):
+    """Another supervisor runs on this data dir."""
+
+
 class StoreUnavailableError(MeterError):
     """Redis does not answer, refuses us, or is not one we can use."""
 

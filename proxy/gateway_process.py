@@ -161,11 +161,17 @@ def open_store(settings: Settings, redis_url: str, longest_wait_s: float = float
     )
 
 
-def _ledger(settings: Settings, store: Store, life: str, pricing: Pricing) -> Ledger:
+def retention_of(settings: Settings) -> Retention:
+    """How long rollups stay, by these settings."""
     kept = settings.store
-    retention = Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
+    return Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
+
+
+def _ledger(settings: Settings, store: Store, life: str, pricing: Pricing) -> Ledger:
     recover_record = partial(interrupted_record, pricing=pricing)
-    return Ledger(store, journals_dir(settings), life, settings.journal, retention, recover_record=recover_record)
+    return Ledger(
+        store, journals_dir(settings), life, settings.journal, retention_of(settings), recover_record=recover_record
+    )
 
 
 def _id_maker() -> Callable[[], str]:

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, write_orders
-from proxy.errors import MeterError, SettingsError
+from proxy.errors import DataDirInUseError, MeterError, SettingsError
 from proxy.ledger import embedded
 from proxy.settings import Settings, is_loopback, split_address
 
@@ -127,7 +127,7 @@ class Supervisor:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
         _refuse_open_console(self._settings)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_locked_data_dir(self._data_dir, journals_dir(self._settings)))
+            stack.enter_context(locked_data_dir(self._data_dir, journals_dir(self._settings)))
             api = stack.enter_context(_listening(self._settings.gateway.listen, "[gateway] listen"))
             self._api = api
             console = stack.enter_context(_listening(self._settings.console.listen, "[console] listen"))
@@ -219,8 +219,11 @@ def _refuse_open_console(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _locked_data_dir(path: Path, journals: Path) -> Iterator[None]:
-    """Hold the lock of the data dir: two supervisors on the same journals and Redis files would spoil both."""
+def locked_data_dir(path: Path, journals: Path) -> Iterator[None]:
+    """Hold the lock of the data dir: two supervisors on the same journals and Redis files would spoil both.
+
+    Raises DataDirInUseError where another holds it, MeterError where it cannot be written.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -240,7 +243,7 @@ def _take(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise MeterError(f"[store] data_dir {path}: another deepseek-meter runs on it") from error
+        raise DataDirInUseError(f"[store] data_dir {path}: another deepseek-meter runs on it") from error
 
 
 @contextlib.contextmanager

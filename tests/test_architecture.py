@@ -10,7 +10,8 @@ MODULES = sorted(PROXY.rglob("*.py"))
 
 FACTS = {"usage", "errors", "settings"}
 COMPOSITION = {
-    "__main__", "cli", "supervisor", "child", "catalog_files", "gateway_process", "console_process", "demo_process"
+    "__main__", "cli", "supervisor", "child", "catalog_files", "gateway_process", "console_process", "demo_process",
+    "verify_command",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),
@@ -31,7 +32,7 @@ OWNERS = {
     "chinese_calendar": {"pricing.calendar"},
     "tiktoken": set(),
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "verify_command"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {"gateway.relay", "gateway.upstream", "gateway_process", "console_process", "console.app", "simulator"},
     "yarl": {"gateway.upstream"},

@@ -1,6 +1,6 @@
 -- Where Redis stands with one journal, and what follows from it.
 --
--- KEYS[1] epoch  KEYS[2] numbers  KEYS[3] history
+-- KEYS[1] epoch  KEYS[2] numbers  KEYS[3] history  KEYS[4] bases: behind which number a journal begins in this history
 -- ARGV[1] journal  ARGV[2] the epoch its owner knows (0: none that is old enough to rely on)
 -- ARGV[3] the highest number of the journal that was ever applied
 --
@@ -22,6 +22,7 @@ local found = 'same'
 if not stored and highest > 0 and known > 0 and known ~= tonumber(epoch) then
   stored, found = ARGV[3], 'wiped'
   redis.call('HSET', KEYS[2], ARGV[1], stored)
+  redis.call('HSET', KEYS[4], ARGV[1], stored)
 elseif tonumber(stored or '0') < highest then
   found = 'went back'
 end

@@ -166,6 +166,7 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal_id = path.name
+        self.last_read = 0  # how far `last_number` came, damage or not
         self._next = 0  # the number the kept position stands before
         self._file = -1
         self._segment_first = 0
@@ -214,10 +215,10 @@ class JournalReader:
 
     def last_number(self) -> int:
         """The last whole line's number, 0 in an empty journal. Raises JournalDamagedError."""
-        last = max((first for first, _ in segments(self.path)), default=1) - 1
-        while entries := self.read(last + 1, last + 4096, 4096):
-            last = entries[-1].number
-        return last
+        self.last_read = max((first for first, _ in segments(self.path)), default=1) - 1
+        while entries := self.read(self.last_read + 1, self.last_read + 4096, 4096):
+            self.last_read = entries[-1].number
+        return self.last_read
 
     def close(self) -> None:
         """Give up the open file."""

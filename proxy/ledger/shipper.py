@@ -53,15 +53,18 @@ class JournalShipper:
         store: AppliesBatches,
         retention: Retention,
         wall_s: Callable[[], float] = time.time,
+        *,
+        journal_id: str = "",
     ) -> None:
+        """`journal_id`: the name in the store, where that is not the journal's own (then its watermark is not touched)."""
         self._reader = reader
         self._store = store
         self._retention = retention
         self._wall_s = wall_s
-        self._watermark = Watermark(reader.path)
-        self._mark = self._watermark.read()
+        self._watermark = None if journal_id else Watermark(reader.path)
+        self._mark = self._watermark.read() if self._watermark else AppliedMark()
         self._noted = self._mark
-        self.journal_id = reader.journal_id
+        self.journal_id = journal_id or reader.journal_id
         self.applied = -1
         self.damaged: set[int] = set()
 
@@ -160,7 +163,7 @@ class JournalShipper:
         self._mark = AppliedMark(epoch, max(self.applied, self.highest), int(self._wall_s()))
 
     def _write_mark(self) -> None:
-        if (self._mark.epoch, self._mark.number) == (self._noted.epoch, self._noted.number):
+        if not self._watermark or self._mark[:2] == self._noted[:2]:
             return
         try:
             self._watermark.write(self._mark)

@@ -74,6 +74,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     numbers: Mapping[bytes, bytes] = {}
 
 
+class Books(NamedTuple):
+    """What has to agree, as of one instant.
+
+    The last number of every journal, behind which number each began (0 where nothing is said), the totals as stored, and
+    the running sums (records, tokens, nano_usd, nano_cny) by journal.
+    """
+
+    numbers: Mapping[str, int]
+    bases: Mapping[str, int]
+    totals: Mapping[bytes, bytes]
+    sums: Mapping[str, Mapping[str, int]]
+
+
 class Store:
     """Counters, records and journal numbers in one Redis, under one namespace."""
 
@@ -140,7 +153,7 @@ class Store:
 
         A store without an epoch gets one. Where it was wiped, the journal's numbering goes on behind `highest`.
         """
-        keys = [self.key(name) for name in ("epoch", "numbers", "history")]
+        keys = [self.key(name) for name in ("epoch", "numbers", "history", "bases")]
         async with _translated():
             found = await self._compare(keys=keys, args=[journal_id, str(epoch), str(highest)])
         return Position(int(found[0]), int(found[1]), wiped=found[2] == b"wiped", went_back=found[2] == b"went back")
@@ -148,14 +161,22 @@ class Store:
     async def numbers(self) -> dict[str, int]:
         """The last number applied of every journal."""
         async with _translated():
-            found = await _awaited(self._redis.hgetall(self.key("numbers")))
-        return {name.decode(): int(number) for name, number in found.items()}
+            return _integers(await _awaited(self._redis.hgetall(self.key("numbers"))))
 
-    async def sums(self, journal_id: str) -> dict[str, int]:
-        """The running sums of a journal: records, tokens and nano-units applied."""
+    async def begin_behind(self, journal_id: str, number: int) -> None:
+        """Let the numbering of a journal that the store does not know begin behind a number."""
         async with _translated():
-            found = await _awaited(self._redis.hgetall(self.key(f"journal:{journal_id}")))
-        return {name.decode(): int(value) for name, value in found.items()}
+            await _awaited(self._redis.hsetnx(self.key("numbers"), journal_id, number))
+            await _awaited(self._redis.hsetnx(self.key("bases"), journal_id, number))
+
+    async def books(self, journal_ids: Sequence[str]) -> Books:
+        """Numbers, bases, running sums and totals, all at one instant."""
+        names = ("epoch", "history", "numbers", "bases", "totals", *(f"journal:{name}" for name in journal_ids))
+        async with _translated():
+            answer = await self._snapshot(keys=[self.key(name) for name in names])
+        numbers, bases, totals, *sums = map(_as_mapping, answer[4:])
+        by_journal = {name: _integers(found) for name, found in zip(journal_ids, sums, strict=True)}
+        return Books(_integers(numbers), _integers(bases), totals, by_journal)
 
     async def snapshot(self, spend_hashes: tuple[str, ...] = ()) -> Snapshot:
         """All counters at one instant, and the spend hashes asked for."""
@@ -284,6 +305,10 @@ def _document(batch: Batch, kept: str, epoch: int, *, replayed: bool) -> bytes:
             "kept": kept,
         }
     )
+
+
+def _integers(found: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in found.items()}
 
 
 def _flat(fields: Mapping[str, int]) -> list[str]:

@@ -92,9 +92,18 @@ class Simulator(Process):
 class Proxy(Process):
     """`serve` with its data in `folder`; `start` returns when it is ready."""
 
-    def __init__(self, folder: Path, upstream: str, *, workers: int = 1, redis: str = "", toml: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: str,
+        *,
+        workers: int = 1,
+        redis: str = "",
+        toml: str = "",
+        addresses: tuple[str, str] | None = None,
+    ) -> None:
         self.folder = folder
-        self.api, self.console = free_address(), free_address()
+        self.api, self.console = addresses or (free_address(), free_address())
         self.url, self.console_url = f"http://{self.api}", f"http://{self.console}"
         self.workers = workers
         settings = folder / "meter.toml"
@@ -107,11 +116,11 @@ class Proxy(Process):
         super().__init__(arguments, folder / "proxy.log", hold)
 
     def wait_ready(self) -> "Proxy":
-        wait_until(lambda: self._ready() or self.child.poll() is not None, what="ready")
+        wait_until(lambda: self.is_ready() or self.child.poll() is not None, what="ready")
         assert self.child.poll() is None, self.output
         return self
 
-    def _ready(self) -> bool:
+    def is_ready(self) -> bool:
         return get(f"{self.console_url}/readyz")[0] == 200
 
     def metrics(self) -> dict[str, dict[tuple, float]]:

@@ -1,0 +1,184 @@
+"""The books against each other: journals on the disk, their running sums in the store, and the totals.
+
+Reads and changes nothing, except `refill`, which sends again what a wiped store had and the journals still hold.
+
+What can be wrong, by journal: `pending` (written and not applied), `forgotten` (applied once, and the store has gone back
+behind it), `off` (its running sums differ from its lines: more is double, less is missing). And once: the totals differ
+from the sum over all journals.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from proxy.ledger.families import parse_field
+from proxy.ledger.journal import JournalDamagedError, JournalReader, journals_in, segments
+from proxy.ledger.shipper import JournalShipper
+from proxy.ledger.store import Books, Store
+from proxy.ledger.tally import Retention
+from proxy.ledger.watermark import Watermark
+from proxy.usage import UsageRecord
+
+REFILL: Final = ".refill"
+MEASURES: Final = ("records", "tokens", "nano_usd", "nano_cny")
+READ_AT_ONCE: Final = 1024
+
+_decoder: Final = msgspec.json.Decoder(UsageRecord)
+
+
+class JournalFinding(msgspec.Struct, frozen=True):
+    """One journal: its last line, the number in the store, and what is wrong with it.
+
+    `off` are measures whose running sum differs, with the difference (store minus journal); `checked` is False where the
+    beginning of the journal is not kept any more, so that its sums cannot be told.
+    """
+
+    journal: str
+    last: int
+    applied: int
+    forgotten: int = 0
+    checked: bool = True
+    off: dict[str, int] = {}
+    damaged: str = ""
+
+    @property
+    def pending(self) -> int:
+        """Lines that are not in the counters yet."""
+        return max(self.last - self.applied, 0)
+
+    @property
+    def fine(self) -> bool:
+        """True where nothing is to be said."""
+        return not (self.pending or self.forgotten or self.off or self.damaged)
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """All journals that are kept; by how much the totals differ from the sum over all journals, by measure."""
+
+    journals: list[JournalFinding]
+    totals_off: dict[str, int] = {}
+
+    @property
+    def fine(self) -> bool:
+        """True where everything agrees and nothing is pending."""
+        return not self.totals_off and all(journal.fine for journal in self.journals)
+
+
+class Refilled(msgspec.Struct, frozen=True):
+    """What was sent again of a journal: the numbers from `first` to `last`."""
+
+    journal: str
+    first: int
+    last: int
+
+
+async def verify(store: Store, journals: Path) -> Findings:
+    """Compare everything, as of one instant of the store. Raises StoreUnavailableError, OSError."""
+    known = list(await store.numbers())
+    books = await store.books(known)
+    found = [_finding(path, books) for path in journals_in(journals)]
+    return Findings(found, _totals_off(books))
+
+
+async def refill(store: Store, journals: Path, retention: Retention) -> list[Refilled]:
+    """Send again what a wiped store had and the journals still hold, once, however often this is called."""
+    bases = (await store.books([])).bases
+    done = []
+    for path in journals_in(journals):
+        reader = JournalReader(path)
+        first, last = reader.first_number(), bases.get(path.name, 0)
+        if first is None or first > last:
+            continue
+        name = path.name + REFILL
+        await store.begin_behind(name, first - 1)
+        shipper = JournalShipper(reader, store, retention, journal_id=name)
+        try:
+            await shipper.ship(last)
+        finally:
+            shipper.close()
+        done.append(Refilled(path.name, first, last))
+    return done
+
+
+def _finding(path: Path, books: Books) -> JournalFinding:
+    applied, base = books.numbers.get(path.name, 0), books.bases.get(path.name, 0)
+    last, damaged = _last_number(path)
+    first = next((number for number, _ in segments(path)), None)
+    checked = first is None or first <= base + 1
+    off = _off(path, base, applied, books.sums.get(path.name, {})) if checked else {}
+    forgotten = max(Watermark(path).read().number - applied, 0)
+    return JournalFinding(path.name, last, applied, forgotten, checked, off, damaged)
+
+
+def _off(path: Path, base: int, applied: int, stored: Mapping[str, int]) -> dict[str, int]:
+    sums: dict[str, int] = defaultdict(int)
+    for record in _records(path, base + 1, applied):
+        _add(sums, record)
+    return {name: stored.get(name, 0) - sums[name] for name in MEASURES if stored.get(name, 0) != sums[name]}
+
+
+def _add(sums: dict[str, int], record: UsageRecord) -> None:
+    sums["records"] += 1
+    sums["tokens"] += record.usage.total if record.usage else 0
+    for charge in record.charges:
+        sums[f"nano_{charge.currency.lower()}"] += charge.total_nanos
+
+
+def _records(path: Path, first: int, last: int) -> Iterator[UsageRecord]:
+    """The records between two numbers, as the shipper takes them: behind damage it goes on with the next segment."""
+    reader = JournalReader(path)
+    try:
+        while first <= last:
+            try:
+                entries = reader.read(first, last, READ_AT_ONCE)
+            except JournalDamagedError as error:
+                following = next((number for number, _ in segments(path) if number > error.segment), None)
+                if following is None:
+                    return
+                first = following
+                continue
+            if not entries:
+                return
+            for entry in entries:
+                try:
+                    yield _decoder.decode(entry.payload)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    continue  # set aside by the shipper, too
+            first = entries[-1].number + 1
+    finally:
+        reader.close()
+
+
+def _last_number(path: Path) -> tuple[int, str]:
+    """The last line that can be read, and what is damaged."""
+    reader = JournalReader(path)
+    try:
+        return reader.last_number(), ""
+    except JournalDamagedError as error:
+        return reader.last_read, str(error)
+    finally:
+        reader.close()
+
+
+def _totals_off(books: Books) -> dict[str, int]:
+    """Totals minus the sum over all journals, where they differ."""
+    totals = _measured(books.totals)
+    sums: dict[str, int] = defaultdict(int)
+    for found in books.sums.values():
+        for name, value in found.items():
+            sums[name] += value
+    return {name: totals[name] - sums[name] for name in MEASURES if totals[name] != sums[name]}
+
+
+def _measured(totals: Mapping[bytes, bytes]) -> Mapping[str, int]:
+    names = {"requests_total": "records", "tokens_total": "tokens"}
+    names |= {"cost_usd_total": "nano_usd", "cost_cny_total": "nano_cny"}
+    sums: dict[str, int] = defaultdict(int)
+    for field, value in totals.items():
+        family, _ = parse_field(field)
+        if family in names:
+            sums[names[family]] += int(value)
+    return sums

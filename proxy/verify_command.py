@@ -1,0 +1,109 @@
+"""`verify`: finds the store of an installation that runs or does not, compares, and says what it found."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from proxy.child import journals_dir
+from proxy.errors import DataDirInUseError, MeterError
+from proxy.gateway_process import open_store, retention_of
+from proxy.ledger import embedded
+from proxy.ledger.verify import Findings, JournalFinding, Refilled, refill, verify
+from proxy.settings import Settings
+from proxy.supervisor import locked_data_dir
+
+LOOK_EVERY_S: Final = 0.5
+
+
+def compare(settings: Settings, *, refilling: bool, wait_s: float) -> tuple[Findings, list[Refilled]]:
+    """What was found, and what was sent again. Pending records are given `wait_s` to arrive. Raises MeterError."""
+    journals = journals_dir(settings)
+    if not journals.is_dir():
+        raise MeterError(f"[store] data_dir {settings.store.data_dir}: there are no journals; is it the right one?")
+    with _store_url(settings) as url:
+        refilled = asyncio.run(_refill(settings, url)) if refilling else []
+        return asyncio.run(_verify(settings, url, wait_s)), refilled
+
+
+def as_json(findings: Findings, refilled: list[Refilled]) -> bytes:
+    """The same for machines."""
+    return msgspec.json.encode(
+        {
+            "fine": findings.fine,
+            "journals": [msgspec.structs.asdict(one) | {"pending": one.pending} for one in findings.journals],
+            "totals_off": findings.totals_off,
+            "refilled": refilled,
+        }
+    )
+
+
+@contextlib.contextmanager
+def _store_url(settings: Settings) -> Iterator[str]:
+    """The store's URL. An embedded Redis that nobody runs is started for the time of the comparison."""
+    if settings.store.redis_url:
+        yield settings.store.redis_url
+        return
+    data_dir = Path(settings.store.data_dir)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_data_dir(data_dir, journals_dir(settings)))
+        except DataDirInUseError:
+            yield f"unix://{embedded.socket_path(data_dir)}"
+            return
+        started = embedded.start(data_dir, embedded.find_server())
+        stack.callback(started.stop)
+        yield started.url
+
+
+async def _refill(settings: Settings, url: str) -> list[Refilled]:
+    store = open_store(settings, url)
+    try:
+        return await refill(store, journals_dir(settings), retention_of(settings))
+    finally:
+        await store.close()
+
+
+async def _verify(settings: Settings, url: str, wait_s: float) -> Findings:
+    store = open_store(settings, url)
+    deadline = time.monotonic() + wait_s
+    try:
+        while True:
+            findings = await verify(store, journals_dir(settings))
+            if findings.fine or time.monotonic() > deadline:
+                return findings
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        await store.close()
+
+
+def show(findings: Findings, refilled: list[Refilled]) -> None:
+    """The table and what else there is to say."""
+    table = Table("journal", "last", "applied", "pending", "what is wrong", box=None)
+    for journal in findings.journals:
+        numbers = (journal.last, journal.applied, journal.pending)
+        table.add_row(journal.journal, *map(str, numbers), _wrong(journal))
+    terminal = Terminal(width=160)
+    terminal.print(table)
+    for one in refilled:
+        terminal.print(f"{one.journal}: {one.first} to {one.last} sent again", highlight=False)
+    for name, difference in findings.totals_off.items():
+        terminal.print(f"totals: {name} differ by {difference:+,} from the sum over all journals", highlight=False)
+    terminal.print("fine" if findings.fine else "NOT fine", highlight=False)
+
+
+def _wrong(journal: JournalFinding) -> str:
+    words = [f"{'double' if value > 0 else 'missing'}: {name} {value:+,}" for name, value in journal.off.items()]
+    if journal.forgotten:
+        words.append(f"forgotten by the store, to be sent again: {journal.forgotten}")
+    if journal.damaged:
+        words.append(journal.damaged)
+    if not words and not journal.checked:
+        return "- (its beginning is not kept any more: sums not compared)"
+    return "; ".join(words) or "-"
