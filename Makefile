@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench dashboards lock clean
+.PHONY: help serve demo test check bench chaos outage dashboards lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,6 +27,12 @@ check: .venv/.dev  ## formatting, lint, types, generated files
 
 bench: .venv/.dev  ## direct, a bare relay and the proxy, compared in one run (ARGS="--help")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: .venv/.dev  ## kill everything under traffic, then compare the books (ARGS="--runs 5 --seconds 60")
+	PYTHONPATH=.:tests $(BIN)/python -m chaos $(ARGS)
+
+outage: .venv/.dev  ## Redis away for ten minutes under load: memory, latency, catching up (ARGS="--minutes 1")
+	$(BIN)/python -m benchmarks.outage $(ARGS)
 
 dashboards: .venv/.dev  ## write the dashboards anew from their code
 	$(BIN)/python dashboards/build.py

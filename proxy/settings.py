@@ -106,7 +106,10 @@ class StoreSettings(_Section, frozen=True):
     """Where counters live."""
 
     redis_url: Annotated[
-        str, Meta(description="redis://, rediss:// or unix:// URL; empty: an embedded Redis in the data dir")
+        str,
+        Meta(
+            description="redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://HOST:PORT,…/SERVICE URL; empty: an embedded Redis in the data dir"
+        ),
     ] = ""
     namespace: Annotated[
         str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$", description="keeps several installations on one Redis apart")

@@ -206,7 +206,7 @@ class Store:
     async def _info(self, section: str) -> Any:
         """INFO of the node that holds our keys."""
         if isinstance(self._redis, RedisCluster):
-            node = self._redis.get_node_from_key(self.key("epoch"))
+            node = (await self._redis.initialize()).get_node_from_key(self.key("epoch"))
             return await self._redis.info(section, target_nodes=node)
         return await self._redis.info(section)
 

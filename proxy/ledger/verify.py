@@ -105,17 +105,18 @@ async def refill(store: Store, journals: Path, retention: Retention) -> list[Ref
 
 def _finding(path: Path, books: Books) -> JournalFinding:
     applied, base = books.numbers.get(path.name, 0), books.bases.get(path.name, 0)
-    last, damaged = _last_number(path)
+    last, end_damaged = _last_number(path)
     first = next((number for number, _ in segments(path)), None)
     checked = first is None or first <= base + 1
-    off = _off(path, base, applied, books.sums.get(path.name, {})) if checked else {}
+    damaged: list[str] = [end_damaged] if end_damaged else []
+    off = _off(path, base, applied, books.sums.get(path.name, {}), damaged) if checked else {}
     forgotten = max(Watermark(path).read().number - applied, 0)
-    return JournalFinding(path.name, last, applied, forgotten, checked, off, damaged)
+    return JournalFinding(path.name, last, applied, forgotten, checked, off, "; ".join(dict.fromkeys(damaged)))
 
 
-def _off(path: Path, base: int, applied: int, stored: Mapping[str, int]) -> dict[str, int]:
+def _off(path: Path, base: int, applied: int, stored: Mapping[str, int], damaged: list[str]) -> dict[str, int]:
     sums: dict[str, int] = defaultdict(int)
-    for record in _records(path, base + 1, applied):
+    for record in _records(path, base + 1, applied, damaged):
         _add(sums, record)
     return {name: stored.get(name, 0) - sums[name] for name in MEASURES if stored.get(name, 0) != sums[name]}
 
@@ -127,14 +128,18 @@ def _add(sums: dict[str, int], record: UsageRecord) -> None:
         sums[f"nano_{charge.currency.lower()}"] += charge.total_nanos
 
 
-def _records(path: Path, first: int, last: int) -> Iterator[UsageRecord]:
-    """The records between two numbers, as the shipper takes them: behind damage it goes on with the next segment."""
+def _records(path: Path, first: int, last: int, damaged: list[str]) -> Iterator[UsageRecord]:
+    """The records between two numbers, as the shipper takes them: behind damage it goes on with the next segment.
+
+    What is damaged is added to `damaged`.
+    """
     reader = JournalReader(path)
     try:
         while first <= last:
             try:
                 entries = reader.read(first, last, READ_AT_ONCE)
             except JournalDamagedError as error:
+                damaged.append(str(error))
                 following = next((number for number, _ in segments(path) if number > error.segment), None)
                 if following is None:
                     return

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos.run import Result, run
+from chaos.run import Plan, Result, run
 from rich.console import Console as Terminal
 from rich.table import Table
 
@@ -34,7 +34,7 @@ def _one(seed: int, chosen: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory(prefix="deepseek-meter-chaos-") as temporary:
         folder = Path(chosen.keep or temporary) / f"seed-{seed}"
         folder.mkdir(parents=True)
-        return asyncio.run(run(folder, seed=seed, seconds=chosen.seconds, clients=chosen.clients, prometheus=True))
+        return asyncio.run(run(folder, Plan(seed, chosen.seconds, chosen.clients)))
 
 
 def _show(result: Result) -> None:

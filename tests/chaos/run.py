@@ -15,7 +15,7 @@ import msgspec
 from chaos.audit import Row, Slot, rows, totals_off
 from chaos.clients import Clients
 from chaos.cutter import Cutter
-from chaos.faults import FAULTS, Fault
+from chaos.faults import FAULTS
 from chaos.stage import RedisServer, Stage, free_port
 from e2e.stack import get
 
@@ -23,7 +23,7 @@ from proxy.ledger.families import parse_field
 from proxy.usage import UsageRecord
 
 RECOVERY_S = 3.0
-"""Time given to a fault behind its end, so that what was delayed by it begins in its slot."""
+"""Time given to a fault behind its end, so that what it delayed is put down to it."""
 
 KEY = "{meter:default}:"
 DRAIN_S = 60.0
@@ -48,7 +48,17 @@ class Result(msgspec.Struct):
         return all(row.clean for row in self.rows) and not self.totals_off and not self.resets
 
 
-async def run(folder: Path, *, seed: int, seconds: float, clients: int, prometheus: bool = False) -> Result:
+class Plan(msgspec.Struct, frozen=True):
+    """How much of it. Every fault happens at least once, however short the run."""
+
+    seed: int
+    seconds: float = 60.0
+    clients: int = 64
+    recovery_s: float = RECOVERY_S
+    prometheus: bool = True
+
+
+async def run(folder: Path, plan: Plan) -> Result:
     """One run in an empty folder."""
     server = RedisServer(folder / "redis")
     await asyncio.to_thread(server.start)
@@ -57,25 +67,25 @@ async def run(folder: Path, *, seed: int, seconds: float, clients: int, promethe
             stage = await asyncio.to_thread(Stage, folder, cutter.address, server)
             try:
                 await asyncio.to_thread(stage.proxy.wait_ready)
-                with _prometheus(folder, stage.proxy.console, wanted=prometheus) as watcher:
-                    return await _run(stage, cutter, watcher, seed=seed, seconds=seconds, clients=clients)
+                with _prometheus(folder, stage.proxy.console, wanted=plan.prometheus) as watcher:
+                    return await _run(stage, cutter, watcher, plan)
             finally:
                 await asyncio.to_thread(stage.stop)
     finally:
         server.stop()
 
 
-async def _run(stage: Stage, cutter: Cutter, watcher: str, *, seed: int, seconds: float, clients: int) -> Result:
-    traffic = Clients(stage.proxy.url, seed)
-    asking = asyncio.create_task(traffic.run(clients))
+async def _run(stage: Stage, cutter: Cutter, watcher: str, plan: Plan) -> Result:
+    traffic = Clients(stage.proxy.url, plan.seed)
+    asking = asyncio.create_task(traffic.run(plan.clients))
     begun_s = time.time()
-    slots = await _break_things(stage, cutter, Random(seed), seconds)
+    slots = await _break_things(stage, cutter, plan)
     traffic.stop()
     await asking
     await _drain(stage)
     records = _records(stage)
     result = Result(
-        seed=seed,
+        seed=plan.seed,
         rows=rows(slots, traffic.seen, _billed(stage), records),
         totals_off=totals_off(records, _totals(stage)),
         violations=sum(len(record.violations) for record in records),
@@ -88,22 +98,19 @@ async def _run(stage: Stage, cutter: Cutter, watcher: str, *, seed: int, seconds
     return result
 
 
-async def _break_things(stage: Stage, cutter: Cutter, rng: Random, seconds: float) -> list[Slot]:
+async def _break_things(stage: Stage, cutter: Cutter, plan: Plan) -> list[Slot]:
     """Every fault in an order of the seed's, over and over, until the time is up; each at least once."""
+    rng = Random(plan.seed)
     slots: list[Slot] = []
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + plan.seconds
     while True:
         for fault in rng.sample(FAULTS, len(FAULTS)):
             if len(slots) >= len(FAULTS) and time.monotonic() > deadline:
                 return slots
             slots.append(Slot(fault.name, time.time()))
-            await _one(fault, stage, cutter, rng)
-
-
-async def _one(fault: Fault, stage: Stage, cutter: Cutter, rng: Random) -> None:
-    await asyncio.sleep(0.5)
-    await fault.breaks(stage, cutter, rng)
-    await asyncio.sleep(RECOVERY_S)
+            await asyncio.sleep(plan.recovery_s / 6)
+            await fault.breaks(stage, cutter, rng)
+            await asyncio.sleep(plan.recovery_s)
 
 
 async def _drain(stage: Stage) -> None:

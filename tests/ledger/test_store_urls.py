@@ -1,0 +1,157 @@
+"""Every kind of Redis an operator may have: a cluster, one that sentinels watch over, TLS, a user with a password."""
+
+import asyncio
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+import redis
+from ledger.given import added, record, totals_of
+
+from proxy.errors import StoreUnavailableError
+from proxy.ledger import embedded
+from proxy.ledger.store import Applied, connect
+from proxy.ledger.tally import Retention, fold
+
+
+def free_port():
+    """A port whose neighbour 10,000 above, which a cluster node listens on, exists too."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port < 55_000:
+            return port
+
+
+@contextmanager
+def serving(folder, port, *options, program=()):
+    """A redis-server with these options, ended at the end."""
+    folder.mkdir(exist_ok=True)
+    command = [embedded.find_server(), *program, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answering(client):
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            if client.ping():
+                return client
+        except redis.RedisError:
+            assert time.monotonic() < deadline, "it never answered"
+            time.sleep(0.05)
+
+
+def used(url):
+    """Everything the proxy asks of a store, at this URL: what it came to."""
+
+    async def work():
+        store = connect(url, "n", 10)
+        try:
+            epoch = await store.prepare()
+            await store.doubts()
+            result = await store.apply(fold("j", 1, [record(1), record(2)], Retention()), epoch)
+            position = await store.compare("j", epoch, 2)
+            snapshot = await store.snapshot()
+            books = await store.books(["j"])
+            assert await store.record("x-1")
+            assert abs(await store.clock_offset_s(time.time())) < 5
+            return result, position.number, snapshot, books
+        finally:
+            await store.close()
+
+    result, number, snapshot, books = asyncio.run(work())
+    assert (result, number, dict(snapshot.numbers), dict(books.numbers)) == (Applied(2), 2, {b"j": b"2"}, {"j": 2})
+    return totals_of(snapshot.totals)
+
+
+EXPECTED = added([record(1), record(2)])
+
+
+def test_a_cluster(tmp_path):
+    """All keys are in one slot, so scripts run; here on a cluster of one node that has all slots."""
+    port = free_port()
+    options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--save", "")
+    with serving(tmp_path / "node", port, *options), redis.Redis(port=port) as client:
+        answering(client).execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            time.sleep(0.05)
+
+        assert used(f"redis+cluster://127.0.0.1:{port}") == EXPECTED
+
+
+def test_a_redis_that_sentinels_watch_over(tmp_path):
+    """The sentinels are asked who the master is; password and database are the master's."""
+    port, watching = free_port(), free_port()
+    sentinel = tmp_path / "sentinel.conf"
+    sentinel.write_text(f"sentinel monitor money 127.0.0.1 {port} 1\nsentinel auth-pass money pass-word\n")
+    with (
+        serving(tmp_path / "master", port, "--requirepass", "pass-word", "--save", ""),
+        serving(tmp_path / "watching", watching, "--sentinel", program=(str(sentinel),)),
+        redis.Redis(port=port, password="pass-word") as client,
+        redis.Redis(port=watching) as watcher,
+    ):
+        answering(client)
+        answering(watcher)
+
+        assert used(f"redis+sentinel://:pass-word@127.0.0.1:{watching}/money/3") == EXPECTED
+        client.execute_command("SELECT", 3)
+        assert client.exists("{meter:n}:totals")
+
+
+def test_a_user_with_few_rights(tmp_path):
+    """An ACL that allows our keys and the commands we need, and no CONFIG."""
+    port = free_port()
+    with serving(tmp_path / "acl", port, "--save", ""), redis.Redis(port=port) as client:
+        answering(client).execute_command(
+            "ACL", "SETUSER", "meter", "on", ">pass-word", "~{meter:n}:*",
+            "+@read", "+@write", "+@scripting", "+@connection", "+@transaction", "+info", "+time",
+        )  # fmt: skip
+
+        assert used(f"redis://meter:pass-word@127.0.0.1:{port}/0") == EXPECTED
+
+
+def test_tls(tmp_path):
+    """With a certificate of our own authority; without trust in it, one line that says so."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key))
+    subprocess.run([*made, "-out", str(certificate), *subject], check=True, capture_output=True)
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key))
+    options += ("--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no", "--save", "")
+    if not _speaks_tls():
+        pytest.skip("this redis-server was built without TLS")
+    with (
+        serving(tmp_path / "tls", 0, *options),
+        redis.Redis(port=port, ssl=True, ssl_ca_certs=str(certificate)) as client,
+    ):
+        answering(client)
+
+        assert used(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") == EXPECTED
+        with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
+            used(f"rediss://127.0.0.1:{port}/0")
+
+
+def _speaks_tls():
+    """Whether the server knows the option at all."""
+    asked = subprocess.run(
+        [embedded.find_server(), "--port", "0", "--tls-port", "0", "--tls-replication", "maybe"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    return "argument must be 'yes' or 'no'" in asked.stdout + asked.stderr
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1", "redis+sentinel://nohost/s", "ftp://x", "redis+x"])
+def test_a_url_that_is_none_is_named(url):
+    """One line that says which setting, before anything is sent."""
+    with pytest.raises(StoreUnavailableError, match=r"\[store\] redis_url"):
+        connect(url, "n", 10)
