@@ -90,8 +90,11 @@ class Books(NamedTuple):
 class Store:
     """Counters, records and journal numbers in one Redis, under one namespace."""
 
-    def __init__(self, client: AnyRedis, namespace: str, records_kept: int) -> None:
+    def __init__(
+        self, client: AnyRedis, namespace: str, records_kept: int, sentinels: Sequence[redis.Redis] = ()
+    ) -> None:
         self._redis: Any = client
+        self._sentinels = sentinels
         self._prefix = f"{{meter:{namespace}}}:"
         self._records_kept = str(records_kept)
         self._apply, self._compare, self._snapshot = (
@@ -108,7 +111,8 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        for client in (self._redis, *self._sentinels):
+            await client.aclose()
 
     async def prepare(self) -> int:
         """Check that this Redis will do and give it an epoch if it has none; the epoch.
@@ -237,22 +241,24 @@ def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> S
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     }
     try:
-        return Store(_client(url, options), namespace, records_kept)
+        client, sentinels = _client(url, options)
     except (ValueError, RedisError) as error:
         raise StoreUnavailableError(f"[store] redis_url: {error}") from error
+    return Store(client, namespace, records_kept, sentinels)
 
 
-def _client(url: str, options: Mapping[str, Any]) -> AnyRedis:
+def _client(url: str, options: Mapping[str, Any]) -> tuple[AnyRedis, Sequence[redis.Redis]]:
+    """The client of a URL, and those of the sentinels it asks."""
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if kind == "cluster":
-        return RedisCluster.from_url(f"{base}://{rest}", **options)
+        return RedisCluster.from_url(f"{base}://{rest}", **options), ()
     if kind == "sentinel":
         return _watched_over(rest, ssl=base == "rediss", options=options)
-    return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_url(url, **options), ()
 
 
-def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> redis.Redis:
+def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> tuple[redis.Redis, Sequence[redis.Redis]]:
     """The master of a service, asked of its sentinels at every connect. Raises ValueError for a URL that is none."""
     credentials, _, places = rest.rpartition("@")
     hosts, _, path = places.partition("/")
@@ -271,7 +277,7 @@ def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> redis.
         ssl=ssl,
         **options,
     )
-    return found
+    return found, asked.sentinels
 
 
 def _script(name: str) -> bytes:
