@@ -29,6 +29,7 @@ bench: .venv/.dev  ## direct, a bare relay and the proxy, compared in one run (A
 	$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: .venv/.dev  ## kill everything under traffic, then compare the books (ARGS="--runs 5 --seconds 60")
+	@bash deploy/tools.sh >/dev/null || echo "no Prometheus: what it makes of the run is left out"
 	PYTHONPATH=.:tests $(BIN)/python -m chaos $(ARGS)
 
 outage: .venv/.dev  ## Redis away for ten minutes under load: memory, latency, catching up (ARGS="--minutes 1")

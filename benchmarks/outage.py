@@ -9,6 +9,9 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -70,12 +73,10 @@ def phase(name: str, target: Target, rate: float, seconds: float) -> Phase:
     )
 
 
-def caught_up(target: Target, asked: int) -> float:
-    """Seconds until everything asked for is in the counters."""
+def seconds_until(holds: Callable[[], bool]) -> float:
+    """How long it takes until something holds; given up at ten times what is allowed."""
     begun_s = time.monotonic()
-    while pending_records(target) or counted_exchanges(target) < asked:
-        if time.monotonic() - begun_s > 10 * MOST_CATCH_UP_S:
-            break
+    while not holds() and time.monotonic() - begun_s < 10 * MOST_CATCH_UP_S:
         time.sleep(0.25)
     return time.monotonic() - begun_s
 
@@ -94,14 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
                 server.stop()
                 found.append(phase("Redis away", target, chosen.rate, chosen.minutes * 60))
                 server = embedded.start(Path(folder), embedded.find_server())
+                with ThreadPoolExecutor(1) as beside:
+                    # Two seconds' worth is always on its way: what was put off is in when no more than that is pending.
+                    behind = partial(pending_records, target)
+                    took = beside.submit(seconds_until, lambda: behind() <= 2 * chosen.rate)
+                    found.append(phase("catching up", target, chosen.rate, 30))
                 asked = sum(one.answers for one in found)
-                took_s = caught_up(target, asked)
-                found.append(phase("Redis back", target, chosen.rate, 30))
-                caught_up(target, asked + found[-1].answers)
+                seconds_until(lambda: counted_exchanges(target) == asked)
                 counted = counted_exchanges(target)
         finally:
             server.stop()
-    return _show(found, took_s, counted)
+    return _show(found, took.result(), counted)
 
 
 def _show(found: list[Phase], took_s: float, counted: int) -> int:
@@ -111,12 +115,13 @@ def _show(found: list[Phase], took_s: float, counted: int) -> int:
             one.name, f"{one.answers:,}", f"{one.p50_us:,.0f}", f"{one.p99_us:,.0f}", f"{one.resident_mib:.1f}"
         )
     Terminal(width=120).print(table)
-    there, away, _ = found
+    there, away, back = found
     asked = sum(one.answers for one in found)
     goals = (
         (f"memory grew by {away.resident_mib - there.resident_mib:.1f} MiB (at most {MOST_GROWTH_MIB:.0f})",
          away.resident_mib - there.resident_mib < MOST_GROWTH_MIB),
         (f"p50 is {away.p50_us / there.p50_us:.2f} of that with Redis", away.p50_us / there.p50_us < MOST_SLOWER),
+        (f"while catching up it is {back.p50_us / there.p50_us:.2f} of that", back.p50_us / there.p50_us < MOST_SLOWER),
         (f"caught up within {took_s:.1f} s (at most {MOST_CATCH_UP_S:.0f})", took_s < MOST_CATCH_UP_S),
         (f"{counted:,} of {asked:,} exchanges are in the counters", counted == asked),
     )  # fmt: skip

@@ -39,6 +39,8 @@ DAMAGED: Final = ".damaged"
 MAX_UNWRITTEN: Final = 10_000
 """Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
 
+MAX_PENDING_SINCE: Final = 4096
+
 log = structlog.get_logger(__name__)
 
 
@@ -316,10 +318,12 @@ class Ledger:
             self.fault("fsync", error)
 
     def _note_pending(self, number: int) -> None:
-        """Remember when this number was written: once a second is enough, and stays small while Redis is away."""
+        """Remember when this number was written: once a second is enough, and fewer while Redis is away for days."""
         now = self._wall_s()
         if not self._pending_since_s or now - self._pending_since_s[-1][1] >= 1.0:
             self._pending_since_s.append((number, now))
+        if len(self._pending_since_s) > MAX_PENDING_SINCE:
+            self._pending_since_s = deque(list(self._pending_since_s)[::2])
 
     def _keep_within_memory(self, error: OSError) -> None:
         self.fault("journal", error)

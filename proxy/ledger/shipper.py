@@ -9,6 +9,7 @@ Rule 4: numbers that cannot be read any more (segments that are gone, or damaged
 docs/ledger.md has the protocol as a whole; tests/ledger/test_protocol.py checks it against a real Redis.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -24,7 +25,10 @@ from proxy.ledger.watermark import Watermark
 from proxy.usage import UsageRecord
 
 BATCH_RECORDS: Final = 128
-"""Records folded in one go: about 3 ms of work, so that catching up never holds the streams of this worker longer."""
+"""Records folded in one go: about 3 ms of work, so that catching up never holds the streams of this worker longer.
+Behind a full batch the shipper rests for as long as it took: catching up has at most half of the worker's time."""
+
+LONGEST_REST_S: Final = 0.01
 
 log = structlog.get_logger(__name__)
 
@@ -114,8 +118,11 @@ class JournalShipper:
             return False
         if entries[0].number > first:
             await self._enter_lost(first, entries[0].number - 1)
-        else:
-            await self._apply(entries, replayed=replaying)
+            return True
+        begun_s = time.monotonic()
+        await self._apply(entries, replayed=replaying)
+        if len(entries) == BATCH_RECORDS:
+            await asyncio.sleep(min(time.monotonic() - begun_s, LONGEST_REST_S))
         return True
 
     async def _step_over(self, first: int, error: JournalDamagedError) -> None:

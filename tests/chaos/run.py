@@ -25,6 +25,9 @@ from proxy.usage import UsageRecord
 RECOVERY_S = 3.0
 """Time given to a fault behind its end, so that what it delayed is put down to it."""
 
+TOOLS = str(Path(__file__).parents[2] / ".tools" / "usr" / "bin")
+"""Where deploy/tools.sh unpacks it."""
+
 KEY = "{meter:default}:"
 DRAIN_S = 60.0
 
@@ -155,7 +158,7 @@ async def _verify(stage: Stage) -> str:
 @contextlib.contextmanager
 def _prometheus(folder: Path, console: str, *, wanted: bool) -> Iterator[str]:
     """A real Prometheus that scrapes every second; its address, or nothing where there is none."""
-    program = shutil.which("prometheus")
+    program = shutil.which("prometheus") or shutil.which("prometheus", path=TOOLS)
     if not wanted or program is None:
         yield ""
         return

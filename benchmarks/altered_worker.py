@@ -1,0 +1,73 @@
+"""A gateway worker with one thing about its journal altered, for `benchmarks.durability`. Takes its orders as the real one does.
+
+without-journal       records are made and dropped: no mark, no line, no fsync, nothing to ship
+slow-fsync FILE       every fsync takes 200 ms longer; the longest stall of the event loop is written to FILE
+"""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from proxy import gateway_process
+from proxy.ledger.ledger import Ledger
+
+FSYNC_S: Final = 0.2
+TICK_S: Final = 0.001
+
+
+def without_journal() -> None:
+    """The same build with the journal off."""
+    Ledger.begin = _drop  # type: ignore[method-assign]
+    Ledger.record = _drop  # type: ignore[method-assign]
+
+
+def slow_fsync(file: Path) -> None:
+    """A disk that takes its time, and a look at the loop every millisecond."""
+    real, run = os.fsync, Ledger.run
+
+    def fsync(fd: int) -> None:
+        time.sleep(FSYNC_S)
+        real(fd)
+
+    async def run_and_look(ledger: Ledger) -> Any:
+        looking = asyncio.create_task(_look(file))
+        try:
+            return await run(ledger)
+        finally:
+            looking.cancel()
+
+    os.fsync = fsync
+    Ledger.run = run_and_look  # type: ignore[method-assign]
+
+
+def _drop(_ledger: Ledger, _what: object) -> None:
+    return
+
+
+async def _look(file: Path) -> None:
+    """How late the loop came to a timer, at worst; begins after a second, when everything is loaded."""
+    await asyncio.sleep(1.0)
+    worst_s, number = 0.0, 0
+    while True:
+        due_s = time.monotonic() + TICK_S
+        await asyncio.sleep(TICK_S)
+        late_s = time.monotonic() - due_s
+        number += 1
+        if late_s > worst_s or number % 1000 == 0:
+            worst_s = max(worst_s, late_s)
+            _note(file, worst_s)
+
+
+def _note(file: Path, worst_s: float) -> None:
+    file.write_text(f"{worst_s}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "without-journal":
+        without_journal()
+    else:
+        slow_fsync(Path(sys.argv[2]))
+    gateway_process.main()
