@@ -76,16 +76,18 @@ class JournalWriter:
 
     def begin(self, exchange_id: str, payload: bytes) -> None:
         """Write a begun mark. Raises OSError with the file as it was before."""
-        self._open_segment_for(self.number + 1)
-        mark = _line(MARK, payload)
+        if self._size >= self._segment_bytes or self._fd < 0:
+            self._open_segment_for(self.number + 1)
+        mark = b"0 %08x %b\n" % (zlib.crc32(payload), payload)
         self._write(mark)
         self._open[exchange_id] = mark
 
     def append(self, payload: bytes, exchange_id: str = "") -> int:
         """Write one line, which ends what was begun under this id, and return its number. Raises OSError as `begin`."""
         number = self.number + 1
-        self._open_segment_for(number)
-        self._write(_line(number, payload))
+        if self._size >= self._segment_bytes or self._fd < 0:
+            self._open_segment_for(number)
+        self._write(b"%d %08x %b\n" % (number, zlib.crc32(payload, number & 0xFFFFFFFF), payload))
         self._open.pop(exchange_id, None)
         self.number = number
         return number
@@ -129,7 +131,8 @@ class JournalWriter:
         if self._torn:
             self._take_back()
         try:
-            _write_all(self._fd, lines)
+            if os.write(self._fd, lines) != len(lines):
+                raise _short_write(self.path)
         except OSError:
             self._take_back()
             raise
@@ -149,7 +152,8 @@ class JournalWriter:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         marks = b"".join(self._open.values())
         try:
-            _write_all(fd, marks)
+            if os.write(fd, marks) != len(marks):
+                raise _short_write(path)
         except OSError:
             os.close(fd)
             path.unlink()
@@ -330,18 +334,12 @@ def _open_lock(path: Path) -> int:
     return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _write_all(fd: int, lines: bytes) -> None:
-    """One write. Raises OSError where it fails or falls short."""
-    if os.write(fd, lines) != len(lines):
-        raise OSError(errno.ENOSPC, "short write, is the disk full?")
+def _short_write(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, f"{path}: short write, is the disk full?")
 
 
 def _segment(path: Path, first: int) -> Path:
     return path / f"{first:020d}.log"
-
-
-def _line(number: int, payload: bytes) -> bytes:
-    return b"%d %08x %b\n" % (number, zlib.crc32(payload, number & 0xFFFFFFFF), payload)
 
 
 def _parse(line: bytes) -> Entry | None:

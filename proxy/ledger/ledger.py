@@ -88,7 +88,7 @@ class Ledger:
         self._writer = JournalWriter(journals, journal_id, settings.segment_bytes)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
-        self._unwritten: deque[tuple[str, bytes]] = deque()
+        self._unwritten: deque[tuple[UsageRecord, bytes]] = deque()
         self._pending_since_s: deque[tuple[int, float]] = deque()
         self._encoder = msgspec.json.Encoder()
         self._resting: set[str] = set()  # until the next comparison
@@ -120,7 +120,7 @@ class Ledger:
 
     def record(self, record: UsageRecord) -> None:
         """Keep a record. Where the disk refuses it, it waits in memory and the fault is counted."""
-        self._unwritten.append((record.exchange_id, self._encoder.encode(record)))
+        self._unwritten.append((record, self._encoder.encode(record)))
         self._write_held()
 
     def fault(self, stage: str, error: Exception) -> None:
@@ -303,9 +303,11 @@ class Ledger:
         """Write what is not in the journal yet: usually the one record that just came."""
         try:
             while self._unwritten:
-                exchange_id, payload = self._unwritten[0]
-                self._note_pending(self._writer.append(payload, exchange_id))
+                record, payload = self._unwritten[0]
+                number = self._writer.append(payload, record.exchange_id)
                 self._unwritten.popleft()
+                self._shipper.remember(number, payload, record)
+                self._note_pending(number, record.end_s)
         except OSError as error:
             self._keep_within_memory(error)
         if self._settings.fsync == "always":
@@ -317,13 +319,14 @@ class Ledger:
         except OSError as error:
             self.fault("fsync", error)
 
-    def _note_pending(self, number: int) -> None:
+    def _note_pending(self, number: int, at_s: float) -> None:
         """Remember when this number was written: once a second is enough, and fewer while Redis is away for days."""
-        now = self._wall_s()
-        if not self._pending_since_s or now - self._pending_since_s[-1][1] >= 1.0:
-            self._pending_since_s.append((number, now))
-        if len(self._pending_since_s) > MAX_PENDING_SINCE:
-            self._pending_since_s = deque(list(self._pending_since_s)[::2])
+        noted = self._pending_since_s
+        if noted and 0 <= at_s - noted[-1][1] < 1.0:
+            return
+        noted.append((number, at_s))
+        if len(noted) > MAX_PENDING_SINCE:
+            self._pending_since_s = deque(list(noted)[::2])
 
     def _keep_within_memory(self, error: OSError) -> None:
         self.fault("journal", error)

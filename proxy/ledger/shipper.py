@@ -11,13 +11,15 @@ docs/ledger.md has the protocol as a whole; tests/ledger/test_protocol.py checks
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from itertools import islice, takewhile
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
-from proxy.ledger.journal import Entry, JournalDamagedError, JournalReader, segments
+from proxy.ledger.journal import JournalDamagedError, JournalReader, segments
 from proxy.ledger.store import Applied, Behind, Position, RefusedBatch
 from proxy.ledger.tally import Batch, Retention, fold, quarantine, unreplayable
 from proxy.ledger.watermark import Applied as AppliedMark
@@ -29,6 +31,9 @@ BATCH_RECORDS: Final = 128
 Behind a full batch the shipper rests for as long as it took: catching up has at most half of the worker's time."""
 
 LONGEST_REST_S: Final = 0.01
+
+FRESH_RECORDS: Final = 4096
+"""Lines just written that are kept in memory until they are shipped, some 6 MB at most. What falls out is read again."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +48,14 @@ class AppliesBatches(Protocol):
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal."""
+
+
+class _Fresh(NamedTuple):
+    """A line with what stands in it; None where that is no record."""
+
+    number: int
+    payload: bytes
+    record: UsageRecord | None
 
 
 class JournalShipper:
@@ -69,6 +82,7 @@ class JournalShipper:
         self._mark = self._watermark.read() if self._watermark else AppliedMark()
         self._noted = self._mark
         self.journal_id = journal_id or reader.journal_id
+        self._fresh: deque[_Fresh] = deque(maxlen=FRESH_RECORDS)
         self.applied = -1
         self.damaged: set[int] = set()
 
@@ -79,6 +93,10 @@ class JournalShipper:
     def highest(self) -> int:
         """The last number that was ever in the counters."""
         return self._mark.number
+
+    def remember(self, number: int, payload: bytes, record: UsageRecord) -> None:
+        """A line that was just written, so that it need not be read again. The file is what counts: a few are kept."""
+        self._fresh.append(_Fresh(number, payload, record))
 
     async def compare(self) -> None:
         """Ask the store where it stands. One that went back is replayed from there by the next `ship`."""
@@ -109,8 +127,9 @@ class JournalShipper:
         """The next batch. False where the journal ends for now."""
         first = self.applied + 1
         replaying = first <= self.highest
+        last = min(last, self.highest) if replaying else last
         try:
-            entries = self._reader.read(first, min(last, self.highest) if replaying else last, BATCH_RECORDS)
+            entries = self._fresh_from(first, last) or self._read(first, last)
         except JournalDamagedError as error:
             await self._step_over(first, error)
             return True
@@ -125,6 +144,19 @@ class JournalShipper:
             await asyncio.sleep(min(time.monotonic() - begun_s, LONGEST_REST_S))
         return True
 
+    def _fresh_from(self, first: int, last: int) -> list[_Fresh]:
+        """The next lines out of memory; none where the first of them is not there (any more)."""
+        fresh = self._fresh
+        while fresh and fresh[0].number < first:
+            fresh.popleft()
+        if not fresh or fresh[0].number != first:
+            return []
+        return list(islice(fresh, min(BATCH_RECORDS, last - first + 1)))
+
+    def _read(self, first: int, last: int) -> list[_Fresh]:
+        """The next lines off the disk; a payload that is no record comes without one."""
+        return [_Fresh(*entry, _decoded(entry.payload)) for entry in self._reader.read(first, last, BATCH_RECORDS)]
+
     async def _step_over(self, first: int, error: JournalDamagedError) -> None:
         """Enter the rest of a damaged segment as lost, and go on with the next one. Raises the error if there is none."""
         self.damaged.add(error.segment)
@@ -134,7 +166,7 @@ class JournalShipper:
         log.error("journal_damaged", journal=self.journal_id, error=str(error))
         await self._enter_lost(first, following - 1)
 
-    async def _apply(self, entries: Sequence[Entry], *, replayed: bool) -> None:
+    async def _apply(self, entries: Sequence[_Fresh], *, replayed: bool) -> None:
         batch = self._batch(entries)
         result = await self._store.apply(batch, self._mark.epoch, replayed=replayed)
         if isinstance(result, RefusedBatch):
@@ -142,7 +174,7 @@ class JournalShipper:
         else:
             await self._take(result)
 
-    async def _halve(self, entries: Sequence[Entry], reason: str, *, replayed: bool) -> None:
+    async def _halve(self, entries: Sequence[_Fresh], reason: str, *, replayed: bool) -> None:
         if len(entries) > 1:
             await self._apply(entries[: len(entries) // 2], replayed=replayed)
             return  # the other half follows on the new number
@@ -178,17 +210,21 @@ class JournalShipper:
             log.warning("watermark_not_written", journal=self.journal_id, error=str(error))
         self._noted = self._mark
 
-    def _batch(self, entries: Sequence[Entry]) -> Batch:
+    def _batch(self, entries: Sequence[_Fresh]) -> Batch:
         """The batch of these entries; one whose payload is no record is quarantined by itself."""
-        records: list[UsageRecord] = []
-        for entry in entries:
-            try:
-                records.append(_decoder.decode(entry.payload))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                break
-        if not records:
+        good = list(takewhile(lambda entry: entry.record is not None, entries))
+        if not good:
             return quarantine(self.journal_id, entries[0].number, entries[0].payload)
-        return fold(self.journal_id, entries[0].number, records, self._retention)
+        records = [entry.record for entry in good if entry.record is not None]
+        texts = [entry.payload.decode() for entry in good]
+        return fold(self.journal_id, entries[0].number, records, self._retention, texts)
+
+
+def _decoded(payload: bytes) -> UsageRecord | None:
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class StoreRefusesError(Exception):

@@ -124,8 +124,18 @@ class _Sums:
             self.uncertain[currency] = self.uncertain.get(currency, 0) + value
 
 
-def fold(journal_id: str, first: int, records: Sequence[UsageRecord], retention: Retention) -> Batch:
-    """The batch of `records`, which stand in their journal under `first` and the numbers behind it."""
+def fold(
+    journal_id: str,
+    first: int,
+    records: Sequence[UsageRecord],
+    retention: Retention,
+    texts: Sequence[str] = (),
+) -> Batch:
+    """The batch of `records`, which stand in their journal under `first` and the numbers behind it.
+
+    `texts` are the records as JSON, where somebody has them already.
+    """
+    texts = texts or [msgspec.json.encode(record).decode() for record in records]
     cells: dict[tuple[int, _Cell], _Sums] = defaultdict(_Sums)
     extras: _Extras = defaultdict(int)
     sightings: dict[str, tuple[float, float]] = {}
@@ -141,7 +151,7 @@ def fold(journal_id: str, first: int, records: Sequence[UsageRecord], retention:
         additions=[_totals(cells, extras), *_rollups(cells, retention), *_spend(cells)],
         sums=_running_sums(cells),
         sightings=sightings,
-        records=[(record.exchange_id, msgspec.json.encode(record).decode()) for record in records],
+        records=[(record.exchange_id, text) for record, text in zip(records, texts, strict=True)],
         quarantined=[],
     )
 
