@@ -1,4 +1,4 @@
-"""The bytes that go over the wire, made once: what DeepSeek's API answers (shapes of /work/shared/recordings, 2026), and
+"""The bytes that go over the wire, made once: what DeepSeek's API answers (shapes of real recordings, 2026), and
 what the official SDK sends. Sizes matter here and meaning does not, except for one field: the content of a streamed
 chunk is the instant it was written, so that the client can tell how long it was under way.
 """

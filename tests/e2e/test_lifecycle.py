@@ -1,9 +1,12 @@
 """Starting, stopping, dying and starting again: totals are kept, nothing is counted twice, nothing is left behind."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import httpx2 as httpx
@@ -122,6 +125,71 @@ def test_a_redis_that_dies_is_started_again_on_the_same_files(simulator, start_p
     proxy.wait_applied(30)
 
     assert settled(simulator, proxy)
+
+
+def verified(proxy: Proxy, *options: str) -> tuple[int, dict]:
+    """Exit code and answer of `verify` on this installation, running or not."""
+    command = [
+        sys.executable,
+        "-m",
+        "proxy",
+        "verify",
+        "--data-dir",
+        str(proxy.folder / "data"),
+        "--format",
+        "json",
+        *options,
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=proxy.folder)
+    return found.returncode, json.loads(found.stdout)
+
+
+def test_verify_compares_an_installation_that_runs_or_does_not(simulator, start_proxy):
+    """Exit code 0 where the books agree, with the embedded Redis of others or one of its own; 1 where they do not."""
+    proxy = start_proxy(simulator.url, workers=2)
+    ask(proxy, 12)
+    while_running = verified(proxy)
+    proxy.stop()
+    afterwards = verified(proxy)
+    journal = max((proxy.folder / "data" / "journals").iterdir(), key=lambda path: len(list(path.glob("*.log"))))
+    segment = next(journal.glob("*.log"))
+    segment.write_bytes(segment.read_bytes().replace(b'"chat"', b'"chit"', 1) + b"half a li")
+    damaged = verified(proxy, "--wait", "0")
+
+    assert while_running[0] == afterwards[0] == 0
+    assert sum(one["last"] for one in afterwards[1]["journals"]) == 12
+    assert (damaged[0], damaged[1]["fine"]) == (1, False)
+    assert any("is damaged" in one["damaged"] for one in damaged[1]["journals"])
+
+
+def test_a_crash_turns_open_exchanges_into_records(start_proxy):
+    """kill -9 of everything in the middle of a stream: the next start has a record of it, its prompt estimated."""
+    address = free_address()
+    first = start_proxy(f"http://{address}")
+
+    async def run() -> None:
+        async def endless(_heard, writer) -> None:
+            writer.write(HEAD + chunk(WORD))
+            await asyncio.sleep(30)
+
+        async with upstream(endless, address):
+            client = await Client(first.api).open()
+            await client.send(post("/chat/completions", CHAT, b"X-Meter-App: night-shift"))
+            await client.head()
+            for pid in (first.child.pid, *first.children()):
+                os.kill(pid, signal.SIGKILL)
+            await client.close()
+
+    asyncio.run(run())
+    first.child.wait(30)
+    second = start_proxy(f"http://{address}")
+    second.wait_applied(1)
+
+    assert second.total("requests_total", outcome="interrupted", model="deepseek-flash") == 1
+    assert second.total("requests_without_usage_total", reason="interrupted") == 1
+    assert second.total("app_requests_total", app="night-shift") == 1
+    assert second.total("tokens_total", source="estimated", kind="input_cache_miss") > 0
+    assert second.total("tokens_total", kind="output_answer") == 0
 
 
 def stop_inside_a_stream(proxy: Proxy, address: str) -> tuple[Seen, bool]:

@@ -1,6 +1,7 @@
 """Every kind of Redis an operator may have: a cluster, one that sentinels watch over, TLS, a user with a password."""
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import time
@@ -121,6 +122,8 @@ def test_a_user_with_few_rights(tmp_path):
 
 def test_tls(tmp_path):
     """With a certificate of our own authority; without trust in it, one line that says so."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is missing")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
     made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", str(key))
