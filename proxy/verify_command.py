@@ -37,7 +37,7 @@ def as_json(findings: Findings, refilled: list[Refilled]) -> bytes:
     return msgspec.json.encode(
         {
             "fine": findings.fine,
-            "journals": [msgspec.structs.asdict(one) | {"pending": one.pending} for one in findings.journals],
+            "journals": findings.journals,
             "totals_off": findings.totals_off,
             "refilled": refilled,
         }
@@ -74,11 +74,11 @@ async def _verify(settings: Settings, url: str, wait_s: float) -> Findings:
     store = open_store(settings, url)
     deadline = time.monotonic() + wait_s
     try:
-        while True:
-            findings = await verify(store, journals_dir(settings))
-            if findings.fine or time.monotonic() > deadline:
-                return findings
+        findings = first_look = await verify(store, journals_dir(settings))
+        while not findings.fine and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_EVERY_S)
+            findings = await verify(store, journals_dir(settings), first_look)
+        return findings
     finally:
         await store.close()
 

@@ -32,6 +32,7 @@ _decoder: Final = msgspec.json.Decoder(UsageRecord)
 class JournalFinding(msgspec.Struct, frozen=True):
     """One journal: its last line, the number in the store, and what is wrong with it.
 
+    `pending` are lines that are not in the counters, of those that were there at the first look.
     `off` are measures whose running sum differs, with the difference (store minus journal); `checked` is False where the
     beginning of the journal is not kept any more, so that its sums cannot be told.
     """
@@ -39,15 +40,11 @@ class JournalFinding(msgspec.Struct, frozen=True):
     journal: str
     last: int
     applied: int
+    pending: int = 0
     forgotten: int = 0
     checked: bool = True
     off: dict[str, int] = {}
     damaged: str = ""
-
-    @property
-    def pending(self) -> int:
-        """Lines that are not in the counters yet."""
-        return max(self.last - self.applied, 0)
 
     @property
     def fine(self) -> bool:
@@ -75,11 +72,21 @@ class Refilled(msgspec.Struct, frozen=True):
     last: int
 
 
-async def verify(store: Store, journals: Path) -> Findings:
-    """Compare everything, as of one instant of the store. Raises StoreUnavailableError, OSError."""
+async def verify(store: Store, journals: Path, first_look: Findings | None = None) -> Findings:
+    """Compare everything, as of one instant of the store. Raises StoreUnavailableError, OSError.
+
+    With a `first_look`, only what was written by then counts as pending: a busy installation always has something on
+    its way.
+    """
+    paths = journals_in(journals)
+    marks = {path.name: Watermark(path).read().number for path in paths}  # before the books, or they could be ahead
     known = list(await store.numbers())
     books = await store.books(known)
-    found = [_finding(path, books) for path in journals_in(journals)]
+    while unknown := books.numbers.keys() - known:  # a journal that came between the two
+        known += unknown
+        books = await store.books(known)
+    asked = {one.journal: one.last for one in first_look.journals} if first_look else None
+    found = [_finding(path, books, marks[path.name], asked) for path in paths]
     return Findings(found, _totals_off(books))
 
 
@@ -103,15 +110,17 @@ async def refill(store: Store, journals: Path, retention: Retention) -> list[Ref
     return done
 
 
-def _finding(path: Path, books: Books) -> JournalFinding:
+def _finding(path: Path, books: Books, highest: int, asked: Mapping[str, int] | None) -> JournalFinding:
     applied, base = books.numbers.get(path.name, 0), books.bases.get(path.name, 0)
     last, end_damaged = _last_number(path)
     first = next((number for number, _ in segments(path)), None)
     checked = first is None or first <= base + 1
     damaged: list[str] = [end_damaged] if end_damaged else []
     off = _off(path, base, applied, books.sums.get(path.name, {}), damaged) if checked else {}
-    forgotten = max(Watermark(path).read().number - applied, 0)
-    return JournalFinding(path.name, last, applied, forgotten, checked, off, "; ".join(dict.fromkeys(damaged)))
+    forgotten = max(highest - applied, 0)
+    pending = max((last if asked is None else asked.get(path.name, 0)) - applied, 0)
+    damage = "; ".join(dict.fromkeys(damaged))
+    return JournalFinding(path.name, last, applied, pending, forgotten, checked, off, damage)
 
 
 def _off(path: Path, base: int, applied: int, stored: Mapping[str, int], damaged: list[str]) -> dict[str, int]:

@@ -158,3 +158,17 @@ def test_a_store_that_lost_its_first_seconds_gets_everything_again(own_redis, tm
 
     assert added(map(record, range(1, 30))) == shelf.totals()
     assert found(shelf, tmp_path)[0].fine
+
+
+def test_what_came_after_the_first_look_is_not_pending(shelf, tmp_path):
+    """A busy installation always has something on its way; what was there at first has to arrive."""
+    path = journal(tmp_path, "a", *range(1, 30))
+    ship(shelf, path, last=20)
+    first, _ = found(shelf, tmp_path)
+    journal(tmp_path, "b", 50, 51)
+    ship(shelf, path)
+    later = shelf.run(lambda store: verify(store, tmp_path, first))
+
+    assert [one.pending for one in first.journals] == [9]
+    assert [(one.journal, one.last, one.pending) for one in later.journals] == [("a", 29, 0), ("b", 2, 0)]
+    assert later.fine
