@@ -72,7 +72,7 @@ def request(host: str, body: bytes) -> bytes:
         "Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
         "User-Agent: OpenAI/Python 2.6.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 2.6.0\r\n"
         "X-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
-        "X-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-0123456789abcdef0123456789abcdef\r\n"
+        "X-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-not-a-key-but-as-long-as-one-is\r\n"
         f"X-Stainless-Async: async:asyncio\r\nX-Stainless-Retry-Count: 0\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -168,7 +168,7 @@ class Upstream:
             if watch.head_is_late and _taken_back():
                 raise _before_head(TimeoutError()) from error
             raise
-        except BaseException:
+        except BaseException:  # whatever ended it, nobody watches it any more; raised again
             watch.end()
             raise
 
@@ -210,7 +210,7 @@ class Upstream:
             while 100 <= message.code < 200 and message.code != _SWITCHING_PROTOCOLS:
                 message, content = await protocol.read()
             headers = self._passing.of_response(message.raw_headers)
-        except BaseException:
+        except BaseException:  # a connection without its answer is of no use to anybody else; raised again
             connection.close()
             if sending is not None:
                 sending.cancel()

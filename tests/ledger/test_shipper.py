@@ -162,6 +162,7 @@ def test_a_store_that_went_back_is_noticed_by_the_next_batch(shelf, journal):
     shelf.run(work)
 
     assert added(record(number) for number in range(1, 12)) == shelf.totals()
+    assert set(shelf.hash("series_seen").values()) == {b"0"}  # shown before: not held at zero once more
 
 
 @pytest.mark.parametrize(

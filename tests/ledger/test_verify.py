@@ -10,6 +10,7 @@ from proxy.ledger.shipper import JournalShipper
 from proxy.ledger.tally import Retention
 from proxy.ledger.verify import Refilled, refill, verify
 from proxy.ledger.watermark import Applied, Watermark
+from proxy.verify_command import _wrong
 
 OLD = 4000
 
@@ -69,7 +70,7 @@ def test_what_the_store_forgot_is_told(shelf, tmp_path):
     assert by_name["a"].forgotten == 3
 
 
-@pytest.mark.parametrize(("records", "word"), [(1, "double"), (-1, "missing")])
+@pytest.mark.parametrize(("records", "word"), [(1, "double: records +1"), (-1, "missing: records -1")])
 def test_a_sum_that_differs_is_told_with_its_difference(shelf, tmp_path, records, word):
     """Somebody added to, or took from, what the journal accounts for."""
     path = journal(tmp_path, "a", 1, 2, 3)
@@ -80,7 +81,7 @@ def test_a_sum_that_differs_is_told_with_its_difference(shelf, tmp_path, records
 
     assert by_name["a"].off == {"records": records}
     assert findings.totals_off == {}
-    assert (word == "double") == (records > 0)
+    assert _wrong(by_name["a"]) == word
 
 
 def test_totals_that_differ_from_the_journals_are_told(shelf, tmp_path):
