@@ -97,6 +97,7 @@ class Ledger:
         self._store_answers = True
         self._compared_s = float("-inf")
         self._shipped_s = float("-inf")
+        self._reported: set[tuple[str, int]] = set()  # damaged segments, by journal and first number
         self.faults: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -218,7 +219,10 @@ class Ledger:
 
     def _take_damage(self, shipper: JournalShipper, error: JournalDamagedError) -> None:
         """Report it once. The own journal goes on in a new segment; an adopted one has come to its end."""
-        self.fault("ship", error)
+        place = (shipper.journal_id, error.segment)
+        if place not in self._reported:
+            self._reported.add(place)
+            self.fault("ship", error)
         if shipper is self._shipper:
             self._writer.roll()
             self._resting.add(shipper.journal_id)
