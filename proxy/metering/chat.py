@@ -1,8 +1,9 @@
-"""The reader of chat completions, streamed or not (FIM completions report in the same places).
+"""The reader of chat completions, streamed or not, and of FIM completions, which report in the same places.
 
-A typed decoder looks at the few fields that count and skips the rest; prompts and answers are never kept: of a delta
-only whether it is empty. The last usage seen wins, wherever it stands; usages are never summed.
-DeepSeek puts it on the finish chunk, whose `choices` is not empty (recordings; api-docs.deepseek.com said otherwise).
+A typed decoder looks at the few fields that count and skips the rest. The last usage seen wins, wherever it stands; usages
+are never summed. DeepSeek puts it on the finish chunk, whose `choices` is not empty (recordings; api-docs.deepseek.com
+said otherwise), Azure and OpenRouter in a chunk of its own, SiliconFlow a running one on every chunk, Groq in `x_groq`.
+Reasoning comes as `reasoning_content`, or as `reasoning` (OpenRouter, newer vLLM).
 """
 
 from typing import Any, Final
@@ -10,25 +11,32 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from proxy.metering.documents import NULL, apart, text_of, usage_alone
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
-from proxy.metering.usage_report import read_usage
+from proxy.metering.usage_report import read_chat_usage
 from proxy.usage import Missing
 
 
-class _Delta(msgspec.Struct):
-    """Pieces of text (or lists of parts): all that is asked of them is whether they are empty."""
+class _Message(msgspec.Struct):
+    """A delta or a whole message. Texts are strings, at some hosts lists of parts."""
 
     content: Any = None
     reasoning_content: Any = None
+    reasoning: Any = None
     tool_calls: Raw | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
+    delta: _Message | None = None
+    message: _Message | None = None
     text: Any = None
     finish_reason: str | None = None
+
+
+class _Groq(msgspec.Struct):
+    usage: Raw | UnsetType = UNSET
 
 
 class _Completion(msgspec.Struct):
@@ -36,18 +44,23 @@ class _Completion(msgspec.Struct):
     system_fingerprint: str | None = None
     choices: list[_Choice] | None = None
     usage: Raw | UnsetType = UNSET
+    x_groq: _Groq | None = None
 
 
-class _UsageOnly(msgspec.Struct):
-    usage: Raw | UnsetType = UNSET
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: Any = None
 
 
-_NULL: Final = b"null"
-_EMPTY: Final = (_NULL, b"[]")
+class _Call(msgspec.Struct):
+    index: int | None = None
+    function: _Function | None = None
 
+
+_EMPTY: Final = (NULL, b"[]")
 
 _completion: Final = msgspec.json.Decoder(_Completion)
-_usage_only: Final = msgspec.json.Decoder(_UsageOnly)
+_calls: Final = msgspec.json.Decoder(list[_Call])
 
 
 class ChatReader:
@@ -55,8 +68,8 @@ class ChatReader:
 
     __slots__ = ("reading",)
 
-    def __init__(self) -> None:
-        self.reading = Reading()
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
 
     def __repr__(self) -> str:
         return f"<ChatReader {self.reading!r}>"
@@ -70,7 +83,7 @@ class ChatReader:
         try:
             seen = _completion.decode(document)
         except UNREADABLE:
-            self._read_usage_only(document)
+            self._read_odd(document)
             return
         if seen.model:
             reading.served_model = seen.model
@@ -81,30 +94,71 @@ class ChatReader:
                 reading.finish_reason = choice.finish_reason
             delta = choice.delta
             if delta is None:
-                reading.answer_deltas += bool(choice.text)
+                self._take_whole(choice)
                 continue
-            reading.answer_deltas += bool(delta.content)
-            reading.reasoning_deltas += bool(delta.reasoning_content)
+            if delta.content:
+                reading.answer_deltas += 1
+                reading.answer.add(delta.content if delta.content.__class__ is str else text_of(delta.content))
+            reasoning = delta.reasoning_content or delta.reasoning
+            if reasoning:
+                reading.reasoning_deltas += 1
+                reading.reasoning.add(reasoning if reasoning.__class__ is str else text_of(reasoning))
             if delta.tool_calls is not UNSET:
-                reading.tool_deltas += bytes(delta.tool_calls) not in _EMPTY
+                reading.tool_deltas += self._take_calls(bytes(delta.tool_calls))
         if seen.usage is not UNSET:
             self._take_usage(bytes(seen.usage))
+        if seen.x_groq is not None and seen.x_groq.usage is not UNSET:
+            self._take_usage(bytes(seen.x_groq.usage))
+
+    def _take_whole(self, choice: _Choice) -> None:
+        """A whole message, which is no delta, or a piece of a FIM completion, which is one."""
+        reading, message = self.reading, choice.message
+        if message is None:
+            reading.answer_deltas += bool(choice.text)
+            reading.answer.add(text_of(choice.text))
+            return
+        reading.answer.add(text_of(message.content))
+        reading.reasoning.add(text_of(message.reasoning_content or message.reasoning))
+        if message.tool_calls is not UNSET:
+            self._take_calls(bytes(message.tool_calls))
+
+    def _take_calls(self, raw: bytes) -> bool:
+        """Whether there are any; what they say is kept as far as it can be read."""
+        if raw in _EMPTY:
+            return False
+        try:
+            calls = _calls.decode(raw)
+        except UNREADABLE:
+            return True
+        for place, call in enumerate(calls):
+            function = call.function
+            if function is not None:
+                index = place if call.index is None else call.index
+                self.reading.add_call(index, function.name or "", text_of(function.arguments))
+        return True
 
     def _take_usage(self, raw: bytes) -> None:
-        if raw == _NULL:
+        if raw == NULL:
             return
         try:
-            self.reading.report = read_usage(raw)
-            self.reading.fault = None
+            self.reading.take_report(read_chat_usage(raw))
         except MeteringFaultError as fault:
-            self.reading.fault = fault.missing
+            self.reading.take_fault(fault.missing, raw)
 
-    def _read_usage_only(self, document: bytes) -> None:
-        """A document of an unexpected shape may still carry a usage; one that is no JSON carries none."""
+    def _read_odd(self, document: bytes) -> None:
+        """A document of an unexpected shape may still carry a usage, or be several; one that is no JSON carries none."""
         try:
-            seen = _usage_only.decode(document)
+            usage = usage_alone(document)
         except UNREADABLE:
-            self.reading.fault = Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY
+            self._read_apart(document)
             return
-        if seen.usage is not UNSET:
-            self._take_usage(bytes(seen.usage))
+        if usage is not None:
+            self._take_usage(usage)
+
+    def _read_apart(self, document: bytes) -> None:
+        parts = list(apart(document))
+        if len(parts) > 1:
+            for part in parts:
+                self.read(part)
+        else:
+            self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)

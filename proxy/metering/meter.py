@@ -9,47 +9,61 @@ octet-stream, and a stream request may be answered with JSON. Blank lines before
 
 from typing import Final
 
-from proxy.metering.chat import ChatReader
 from proxy.metering.encoding import Decompressor, decompressor
 from proxy.metering.faults import MeteringFaultError
+from proxy.metering.readers import Reader, reader_for
 from proxy.metering.reading import Reading
-from proxy.metering.sse import EventSplitter
+from proxy.metering.sse import MAX_EVENT_BYTES, EventSplitter
 from proxy.usage import Api, Missing
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 """Longest JSON body held. The longest answer the API gives, 384K tokens, is about 2 MB of text."""
+
+MOST_OF_AN_EVENT: Final = {Api.RESPONSES: 8 * 1024 * 1024}
+"""The last event of a Responses stream repeats the whole answer; the events of other dialects are short."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
 _STREAM_FIELDS: Final = (b":", b"data:", b"event:", b"id:", b"retry:")
 """How a line of an event stream begins: a comment, or one of the standard's four fields."""
 
-_READ_AS_CHAT: Final = frozenset({Api.CHAT, Api.FIM})
-
 
 class Meter:
     """An incremental, bounded reader of one response body."""
 
-    __slots__ = ("_body", "_body_bytes", "_decompressor", "_events", "_fault", "_head", "_is_json", "_reader")
+    __slots__ = (
+        "_api",
+        "_body",
+        "_body_bytes",
+        "_decompressor",
+        "_events",
+        "_fault",
+        "_head",
+        "_is_json",
+        "_reader",
+        "_reading",
+    )
 
     def __init__(self, api: Api, content_encoding: str = "") -> None:
-        self._reader = ChatReader()
+        self._api = api
+        self._reading = Reading()
+        self._reader: Reader | None = None
         self._events: EventSplitter | None = None
         self._is_json = False
         self._head = b""
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._fault: Missing | None = None if api in _READ_AS_CHAT else Missing.UNSUPPORTED_API
+        self._fault: Missing | None = None
         self._decompressor: Decompressor | None = None
         self._prepare(content_encoding)
 
     def __repr__(self) -> str:
-        return f"<Meter {self._reader.reading!r} fault={self._fault}>"
+        return f"<Meter {self._reading!r} fault={self._fault}>"
 
     @property
     def ended(self) -> bool:
         """True once the stream's own end mark went by."""
-        return self._reader.reading.ended
+        return self._reading.ended
 
     def feed(self, chunk: bytes) -> None:
         """Look at the next piece of the body."""
@@ -58,7 +72,7 @@ class Meter:
         try:
             if self._events is not None and self._decompressor is None:  # nearly always: no detour
                 for event in self._events.feed(chunk):
-                    self._reader.read(event)
+                    (self._reader or self._chosen(event)).read(event)
             else:
                 self._take(chunk)
         except MeteringFaultError as fault:
@@ -71,7 +85,7 @@ class Meter:
                 self._take_rest()
             except MeteringFaultError as fault:
                 self._give_up(fault.missing)
-        reading = self._reader.reading
+        reading = self._reading
         reading.streamed = self._events is not None
         if self._fault is not None and reading.report is None:
             reading.fault = self._fault
@@ -85,7 +99,12 @@ class Meter:
         try:
             self._decompressor = decompressor(content_encoding)
         except MeteringFaultError as fault:
-            self._give_up(self._fault or fault.missing)
+            self._give_up(fault.missing)
+
+    def _chosen(self, first_document: bytes) -> Reader:
+        """The reader: the first document says which dialect this is."""
+        self._reader = reader_for(self._api, first_document, self._reading)
+        return self._reader
 
     def _take(self, chunk: bytes) -> None:
         if self._decompressor is not None:
@@ -97,7 +116,7 @@ class Meter:
     def _take_plain(self, chunk: bytes) -> None:
         if self._events is not None:
             for event in self._events.feed(chunk):
-                self._reader.read(event)
+                (self._reader or self._chosen(event)).read(event)
         elif self._is_json:
             self._hold(chunk)
         else:
@@ -115,7 +134,7 @@ class Meter:
         if not self._is_json:
             if not start.startswith(_STREAM_FIELDS):
                 raise MeteringFaultError(Missing.UNREADABLE_BODY)
-            self._events = EventSplitter()
+            self._events = EventSplitter(MOST_OF_AN_EVENT.get(self._api, MAX_EVENT_BYTES))
         self._take_plain(start)
 
     def _hold(self, chunk: bytes) -> None:
@@ -126,11 +145,12 @@ class Meter:
 
     def _take_rest(self) -> None:
         if self._is_json:
-            self._reader.read(b"".join(self._body))
+            body = b"".join(self._body)
+            (self._reader or self._chosen(body)).read(body)
             self._body = []
         elif self._events is not None:
             for event in self._events.finish():
-                self._reader.read(event)
+                (self._reader or self._chosen(event)).read(event)
         elif self._head.removeprefix(_BOM).strip(_BLANK) and not _BOM.startswith(self._head):
             raise MeteringFaultError(Missing.UNREADABLE_BODY)
 

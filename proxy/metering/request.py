@@ -3,7 +3,9 @@
 Nothing here refuses anything: a body that cannot be read is relayed as it is, with an empty model.
 """
 
+from itertools import pairwise
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -11,18 +13,21 @@ from proxy.metering.encoding import decompressor
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.usage import METERED_APIS, Api, clean_label
 
-# DeepSeek's paths (api-docs.deepseek.com). `/v1` and `/beta` are prefixes without a meaning for metering.
-_PREFIXES: Final = ("/v1", "/beta")
 _APIS: Final = {
-    "/chat/completions": Api.CHAT,
-    "/completions": Api.FIM,
-    "/responses": Api.RESPONSES,
-    "/models": Api.MODELS,
-    "/user/balance": Api.BALANCE,
-    "/files": Api.FILES,
-    "/anthropic/v1/messages": Api.ANTHROPIC,
-    "/anthropic/messages": Api.ANTHROPIC,
+    "chat/completions": Api.CHAT,
+    "completions": Api.FIM,
+    "responses": Api.RESPONSES,
+    "v1/messages": Api.ANTHROPIC,
+    "anthropic/messages": Api.ANTHROPIC,
+    "converse": Api.CHAT,
+    "models": Api.MODELS,
+    "user/balance": Api.BALANCE,
+    "files": Api.FILES,
 }
+"""The last of a path, whatever stands before it: `/v1`, `/beta` and `/anthropic` at DeepSeek, a deployment elsewhere."""
+
+_BEFORE_A_MODEL: Final = frozenset({"model", "deployments"})
+"""What stands in a path before the name of a model: at Bedrock and at Azure, whose bodies may not name it."""
 
 
 MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
@@ -53,26 +58,32 @@ _model_decoder: Final = msgspec.json.Decoder(_ModelOnly)
 
 def api_of(method: str, path: str) -> Api:
     """The dialect of a request by its path (query already taken off). Only POST asks a model for something."""
-    for prefix in _PREFIXES:
-        if path.startswith(prefix + "/"):
-            path = path[len(prefix) :]
-    api = _APIS.get(path.rstrip("/") or "/")
+    parts = path.rstrip("/").split("/")
+    api = _APIS.get("/".join(parts[-2:])) or _APIS.get(parts[-1])
     if api is None:
-        return Api.FILES if path.startswith("/files/") else Api.OTHER
+        return Api.FILES if "files" in parts[-3:-1] else Api.OTHER
     return Api.OTHER if api in METERED_APIS and method != "POST" else api
 
 
-def read_request(api: Api, body: bytes, content_encoding: str = "") -> RequestFacts:
-    """The facts of a request of a dialect, whose body may be compressed."""
+def read_request(api: Api, body: bytes, content_encoding: str = "", path: str = "") -> RequestFacts:
+    """The facts of a request of a dialect, whose body may be compressed. `path` may name a model that the body does not."""
     if api not in METERED_APIS:
         return RequestFacts(api, body_bytes=len(body))
-    plain = _plain(body, content_encoding) if content_encoding else body
+    plain = plain_body(body, content_encoding)
     model, streamed = _model_and_stream(plain)
-    return RequestFacts(api, clean_label(model), streamed, len(plain))
+    return RequestFacts(api, clean_label(model or _model_in(path)), streamed, len(plain))
 
 
-def _plain(body: bytes, content_encoding: str) -> bytes:
+def _model_in(path: str) -> str:
+    parts = path.split("/")
+    named = (after for before, after in pairwise(parts[:-1]) if before in _BEFORE_A_MODEL)
+    return unquote(next(named, ""))
+
+
+def plain_body(body: bytes, content_encoding: str) -> bytes:
     """The body as text; as it came where it cannot be read, or is so large that reading it would hold others up."""
+    if not content_encoding:
+        return body
     pieces: list[bytes] = []
     size = 0
     try:

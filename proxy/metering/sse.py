@@ -21,9 +21,10 @@ DONE: Final = b"[DONE]"
 class EventSplitter:
     """An incremental reader: `feed` chunks, get the data of the events they completed, then `finish`."""
 
-    __slots__ = ("_after_cr", "_data", "_held_bytes", "_parts")
+    __slots__ = ("_after_cr", "_data", "_held_bytes", "_longest", "_parts")
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = MAX_EVENT_BYTES) -> None:
+        self._longest = longest
         self._parts: list[bytes] = []  # the unfinished line, as it came
         self._data: list[bytes] = []  # the data lines of the unfinished event
         self._held_bytes = 0
@@ -38,7 +39,7 @@ class EventSplitter:
             chunk.startswith(b"data: ")
             and chunk.endswith(b"\n\n")
             and chunk.find(b"\n") == len(chunk) - 2
-            and 8 < len(chunk) <= MAX_EVENT_BYTES
+            and 8 < len(chunk) <= self._longest
             and not (self._parts or self._data or self._after_cr or b"\r" in chunk)
         ):
             return [chunk[6:-2]]
@@ -63,7 +64,7 @@ class EventSplitter:
         return events
 
     def _take_line(self, line: bytes, events: list[bytes]) -> None:
-        if self._held_bytes + len(line) > MAX_EVENT_BYTES:
+        if self._held_bytes + len(line) > self._longest:
             raise MeteringFaultError(Missing.EVENT_TOO_LARGE)
         if line.startswith(b"data:"):
             value = line[6:] if line[5:6] == b" " else line[5:]
@@ -85,7 +86,7 @@ class EventSplitter:
         if rest:
             self._parts.append(rest)
             self._held_bytes += len(rest)
-        if self._held_bytes > MAX_EVENT_BYTES:
+        if self._held_bytes > self._longest:
             raise MeteringFaultError(Missing.EVENT_TOO_LARGE)
 
     def _after_held(self, chunk: bytes) -> bytes:

@@ -12,13 +12,16 @@ from proxy.usage import Api
 
 CASSETTES = Path(__file__).parents[1] / "cassettes"
 RECORDINGS = Path(__file__).parents[3] / "shared/recordings"
+PARTIAL = RECORDINGS.with_name("recordings_partial")
 CUT_EVERYWHERE_BYTES = 10_000
 RANDOM_CUTS = 200
 
 
 def facts(reading):
-    """All a reading holds, comparable."""
-    return {name: getattr(reading, name) for name in Reading.__slots__}
+    """All a reading holds, comparable: texts as strings, calls as name and arguments."""
+    held = {name: getattr(reading, name) for name in Reading.__slots__}
+    calls = [(call.name, call.arguments.kept) for _, call in sorted(reading.calls.items())]
+    return held | {"reasoning": reading.reasoning.kept, "answer": reading.answer.kept, "calls": calls}
 
 
 def read(pieces, api=Api.CHAT, content_encoding=""):
@@ -67,10 +70,16 @@ def cassettes():
         yield name, body.read_bytes(), json.loads(expected.read_text("utf-8"))
 
 
-def recordings():
+def recordings(folder=RECORDINGS):
     """Name, facts and body of every recorded response; none where the folder is missing."""
-    for meta in sorted(RECORDINGS.glob("*/meta.json")):
+    for meta in sorted(folder.glob("*/meta.json")):
         yield meta.parent.name, json.loads(meta.read_text("utf-8")), (meta.parent / "response.body").read_bytes()
+
+
+def recorded_request(name, folder=RECORDINGS):
+    """The body of the request of a recording; empty where it is not known."""
+    body = (folder / name / "request.json").read_bytes()
+    return b"" if body.strip() in (b"null", b"{}") else body
 
 
 def last_finish_reason(body):

@@ -4,11 +4,12 @@ import pytest
 from metering.given import read
 
 from proxy.metering.chat import ChatReader
+from proxy.metering.reading import Reading
 from proxy.usage import Missing
 
 
 def deltas(*choices):
-    reader = ChatReader()
+    reader = ChatReader(Reading())
     for choice in choices:
         reader.read(json.dumps({"choices": [choice]}).encode())
     reading = reader.reading
@@ -37,7 +38,7 @@ def test_of_a_delta_only_whether_it_is_empty_counts(delta, counted):
 
 def test_the_last_names_seen_stand():
     """Model, fingerprint and finish reason of the last document that has them; empty ones change nothing."""
-    reader = ChatReader()
+    reader = ChatReader(Reading())
     for model, fingerprint, finish in (("a", "f1", None), ("b", "f2", "stop"), ("", None, None)):
         choices = [{"delta": {}, "finish_reason": finish}]
         reader.read(json.dumps({"model": model, "system_fingerprint": fingerprint, "choices": choices}).encode())

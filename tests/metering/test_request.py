@@ -28,8 +28,13 @@ POSTED = {
     "": Api.OTHER,
     "/v1": Api.OTHER,
     "/v1/": Api.OTHER,
-    "/v1chat/completions": Api.OTHER,
-    "//chat/completions": Api.OTHER,
+    "//chat/completions": Api.CHAT,
+    "/openai/v1/chat/completions": Api.CHAT,
+    "/openai/deployments/my-r1/chat/completions": Api.CHAT,
+    "/model/us.deepseek.r1-v1%3A0/converse": Api.CHAT,
+    "/api/v1/messages": Api.ANTHROPIC,
+    "/v1/threads/t1/messages": Api.OTHER,
+    "/v1chat/completions": Api.FIM,
     "/chat/completions/x": Api.OTHER,
     "/Chat/Completions": Api.OTHER,
     "/filesystem": Api.OTHER,
@@ -41,7 +46,7 @@ POSTED = {
 
 @pytest.mark.parametrize(("path", "api"), POSTED.items())
 def test_the_dialect_of_a_path(path, api):
-    """The path tells the dialect; `/v1` and `/beta` before it mean nothing."""
+    """The end of a path tells the dialect; what a host puts before it means nothing."""
     assert api == api_of("POST", path)
 
 
@@ -157,3 +162,18 @@ def test_a_compressed_request_that_cannot_be_read_is_taken_as_it_is(body, encodi
     model = "deepseek-flash" if body is PLAIN else ""
 
     assert read_request(Api.CHAT, body, encoding).model == model
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/model/us.deepseek.r1-v1%3A0/converse", b'{"messages":[]}', "us.deepseek.r1-v1:0"),
+        ("/openai/deployments/my-r1/chat/completions", b"{}", "my-r1"),
+        ("/openai/deployments/my-r1/chat/completions", b'{"model":"said"}', "said"),
+        ("/chat/completions", b"{}", ""),
+        ("/model/converse", b"{}", ""),
+    ],
+)
+def test_a_model_may_stand_in_the_path(path, body, model):
+    """Bedrock and Azure name it there; the body goes before."""
+    assert read_request(Api.CHAT, body, path=path).model == model

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.metering.faults import MeteringFaultError
-from proxy.metering.usage_report import MAX_TOKENS, read_usage
+from proxy.metering.usage_report import MAX_TOKENS, read_chat_usage
 from proxy.usage import Missing, Rule, TokenUsage
 
 
@@ -21,7 +21,7 @@ def usage(prompt=75, completion=10, *, total=None, hit=64, miss=11, reasoning=4)
 
 
 def read(fields):
-    return read_usage(json.dumps(fields).encode())
+    return read_chat_usage(json.dumps(fields).encode())
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_every_report_gives_counts_that_can_be_added(prompt, completion, hit, mi
 
 def broken(raw):
     with pytest.raises(MeteringFaultError) as raised:
-        read_usage(raw)
+        read_chat_usage(raw)
     return raised.value.missing is Missing.BROKEN_USAGE

@@ -1,0 +1,55 @@
+"""From JSON documents to what a reader is given: what all dialects have in common when something is not as it should be."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+NULL: Final = b"null"
+
+MOST_ON_A_LINE: Final = 64
+"""Most documents looked for where one was expected: a host that glues events together glues a few."""
+
+
+class _Whole(msgspec.Struct):
+    usage: Raw | UnsetType = UNSET
+
+
+_whole: Final = msgspec.json.Decoder(_Whole)
+_stdlib: Final = json.JSONDecoder()
+
+
+def usage_alone(document: bytes) -> bytes | None:
+    """The usage in a document whose other fields are of unexpected kinds; None without one. Raises what `UNREADABLE` names."""
+    usage = _whole.decode(document).usage
+    return None if usage is UNSET or bytes(usage) == NULL else bytes(usage)
+
+
+def apart(document: bytes) -> Iterator[bytes]:
+    """The documents that were glued together in one, best effort; nothing where it begins with none."""
+    try:
+        text = document.decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    at = 0
+    for _ in range(MOST_ON_A_LINE):
+        start = len(text) - len(text[at:].lstrip())
+        if start >= len(text):
+            return
+        try:
+            _, at = _stdlib.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return
+        yield text[start:at].encode()
+
+
+def text_of(value: Any) -> str:
+    """The text in a field that is a string, or a list of parts of which some have a text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        parts = (part if isinstance(part, str) else part.get("text") for part in value if isinstance(part, str | dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return ""
