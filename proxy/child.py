@@ -64,6 +64,10 @@ class WorkerReport(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     overhead_buckets: list[int]
     overhead_sum_s: float
+    streams_without_usage: dict[str, int] = {}
+    """By upstream: streams that ended well and said nothing of usage."""
+    estimates: list[tuple[str, str, int, int, int, int]] = []
+    """By version and part: exchanges compared, tokens reported, tokens estimated, and by how many they differ."""
 
 
 OVERHEAD_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)

@@ -50,12 +50,25 @@ class RelayError(Exception):
         return msgspec.json.encode({"error": error})
 
 
+class BadRequestError(RelayError):
+    """A request that cannot be relayed: its target names another host, or its body is not framed properly."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_request_error"
+
+
 class RequestTooLargeError(RelayError):
     """The request's body is larger than `[gateway] max_request_bytes`."""
 
     status = 413
     kind = "invalid_request_error"
     code = "request_too_large"
+
+    @classmethod
+    def beyond(cls, limit: int) -> "RequestTooLargeError":
+        """For a body of more than `limit` bytes."""
+        return cls(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
 
 
 class JournalUnwritableError(RelayError):

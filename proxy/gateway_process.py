@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import random
 import secrets
 import socket
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -29,6 +31,9 @@ from proxy.child import (
     on_stop,
     read_orders,
 )
+from proxy.gateway.counting import Counting
+from proxy.gateway.draining import caps_for
+from proxy.gateway.estimating import Estimator
 from proxy.gateway.exchange import Clock
 from proxy.gateway.headers import Passing
 from proxy.gateway.recording import Pricing, interrupted_record, make_record
@@ -39,6 +44,7 @@ from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
 from proxy.pricing.versions import expected
 from proxy.settings import Settings
+from proxy.vocabulary_files import load_tokenizer
 
 REPORT_EVERY_S: Final = 1.0
 GC_ALLOCATIONS: Final = 20_000
@@ -74,6 +80,10 @@ class GatewayWorker:
         self._passing = Passing()
         self._upstream = Upstream(settings.upstream, self._passing)
         self._overhead = _Overhead()
+        self._counting = Counting(
+            partial(load_tokenizer, Path(settings.store.data_dir)), settings.metering.count_timeout_seconds
+        )
+        self._estimator = self._new_estimator(settings)
         self._relay = Relay(self._parts())
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -83,6 +93,8 @@ class GatewayWorker:
         shipping = asyncio.create_task(self._ledger.run(), name="ledger")
         reporting = asyncio.create_task(self._report(), name="report")
         await self._serve()
+        await self._relay.close()
+        self._counting.close()
         reporting.cancel()
         self._ledger.stop()
         await shipping
@@ -131,6 +143,8 @@ class GatewayWorker:
             faults=self._ledger.faults,
             overhead_buckets=self._overhead.buckets,
             overhead_sum_s=self._overhead.sum_s,
+            streams_without_usage=self._estimator.streams_without_usage,
+            estimates=[(*place, *errors) for place, errors in self._estimator.calibration.errors.items()],
         )
 
     def _parts(self) -> RelayParts:
@@ -140,12 +154,27 @@ class GatewayWorker:
             passing=self._passing,
             keeper=self._ledger,
             make_record=partial(make_record, pricing=pricing),
+            estimates=self._estimator,
             expected_version=lambda model, at_s: expected(pricing.catalog, requested=model, at_s=at_s),
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
             hash_secret=self._orders.hash_secret,
             max_request_bytes=settings.gateway.max_request_bytes,
             observe_overhead=self._overhead.observe,
+            caps_for=lambda app: caps_for(app, settings.apps, settings.upstream),
+            add_include_usage=settings.upstream.add_include_usage,
+        )
+
+    def _new_estimator(self, settings: Settings) -> Estimator:
+        return Estimator(
+            self._counting,
+            self._pricing,
+            deepseek_habits=settings.upstream.habits == "deepseek",
+            asks_for_usage=settings.upstream.add_include_usage,
+            sample=settings.metering.estimate_sample,
+            chance=random.random,
+            monotonic_s=time.monotonic,
+            fault=self._ledger.fault,
         )
 
 

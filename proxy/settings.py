@@ -9,7 +9,7 @@ expected; an unknown `METER_…` variable is only reported, because Kubernetes i
 import ipaddress
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,26 @@ class UpstreamSettings(_Section, frozen=True):
     ] = 7200.0
     keepalive_seconds: Annotated[Seconds, Meta(description="how long an idle pooled connection is kept")] = 15.0
     ca_file: Annotated[str, Meta(description="own CA bundle (PEM) for TLS to the upstream; empty: the system's")] = ""
+    habits: Annotated[
+        Literal["deepseek", "other"],
+        Meta(
+            description="`deepseek`: streams one token a delta and puts its own text before a thinking prompt; `other`: the tokenizer counts"
+        ),
+    ] = "deepseek"
+    add_include_usage: Annotated[
+        bool,
+        Meta(
+            description="ask for usage in streams whose client does not say, and take the extra chunk out again; for hosts that report none unasked"
+        ),
+    ] = False
+    on_client_disconnect: Annotated[
+        Literal["abort", "drain"],
+        Meta(
+            description="client gone: `abort` closes the upstream and estimates; `drain` reads on to the usage, which costs what it says"
+        ),
+    ] = "abort"
+    drain_seconds: Annotated[Seconds, Meta(description="longest time an exchange is drained")] = 120.0
+    drain_tokens: Annotated[Count, Meta(description="most output tokens until which an exchange is drained")] = 8192
 
 
 class ConsoleSettings(_Section, frozen=True):
@@ -153,6 +173,22 @@ class JournalSettings(_Section, frozen=True):
     ] = 256 * 1024 * 1024
 
 
+class MeteringSettings(_Section, frozen=True):
+    """How tokens are counted that no host reports."""
+
+    estimate_sample: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="share of the exchanges with a reported usage that are estimated as well, to calibrate the estimates",
+        ),
+    ] = 0.01
+    count_timeout_seconds: Annotated[
+        Seconds, Meta(description="longest wait for the tokenizer; after it an estimate goes by size")
+    ] = 5.0
+
+
 class PricingSettings(_Section, frozen=True):
     """How tokens become money."""
 
@@ -176,6 +212,14 @@ class VersionSettings(_Section, frozen=True):
     spend_limit_usd_per_hour: Annotated[float, Meta(gt=0)] | None = None
 
 
+class AppSettings(_Section, frozen=True):
+    """What an operator sets for one app: `[apps.NAME]`; what is left out is the upstream's. Has no environment variable."""
+
+    on_client_disconnect: Literal["abort", "drain"] | None = None
+    drain_seconds: Seconds | None = None
+    drain_tokens: Count | None = None
+
+
 class Settings(_Section, frozen=True):
     """All sections. Frozen: a change of settings is a new object."""
 
@@ -184,12 +228,17 @@ class Settings(_Section, frozen=True):
     console: ConsoleSettings = ConsoleSettings()
     store: StoreSettings = StoreSettings()
     journal: JournalSettings = JournalSettings()
+    metering: MeteringSettings = MeteringSettings()
     pricing: PricingSettings = PricingSettings()
     log: LogSettings = LogSettings()
     versions: dict[str, VersionSettings] = {}
+    apps: dict[str, AppSettings] = {}
 
 
-SECTIONS = tuple(field for field in msgspec.structs.fields(Settings) if field.name != "versions")
+_NAMED: Final = frozenset({"versions", "apps"})
+"""Sections of which there is one per name."""
+
+SECTIONS = tuple(field for field in msgspec.structs.fields(Settings) if field.name not in _NAMED)
 
 
 class SettingRow(msgspec.Struct, frozen=True):

@@ -102,7 +102,7 @@ class Missing(StrEnum):
     EVENT_TOO_LARGE = "event_too_large"
     BODY_TOO_LARGE = "body_too_large"
     CONTENT_ENCODING = "content_encoding"  # compressed in a way the meter does not read
-    UNSUPPORTED_API = "unsupported_api"  # no reader for this dialect yet
+    UNSUPPORTED_API = "unsupported_api"  # in records of the releases that had no reader for the dialect
     INTERRUPTED = "interrupted"  # the proxy died in between
     METER_FAULT = "meter_fault"  # our own error
 
@@ -174,7 +174,9 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `usage` is None where nothing was reported and nothing was estimated; then `source` is `none` and, for an exchange
     that may have cost something, `missing` says why. Where the counts are estimated, `missing` says why they were not reported.
-    `violations` names the rules a reported usage broke, and `reported_usage` then keeps it literally, as JSON.
+    `violations` names the rules a reported usage broke, and `reported_usage` then keeps it literally, as JSON; it also
+    keeps a usage that could not be read. `reasoning_counted` is True where the host reported the completion but not what
+    of it was reasoning, and our count of the reasoning's text divided it.
     `start_s` is when the request's head was read, `first_chunk_s` when the first byte of the response's body came
     (0.0: none came), `end_s` when the exchange ended; `duration_s` and `first_chunk_after_s` are measured on the
     monotonic clock. A currency without a charge is a currency in which this exchange has no price.
@@ -203,6 +205,7 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     missing: Missing | None = None
     violations: tuple[Rule, ...] = ()
     reported_usage: str = ""
+    reasoning_counted: bool = False
     charges: tuple[Charge, ...] = ()
     pricing_instant_s: float = 0.0
     first_chunk_s: float = 0.0

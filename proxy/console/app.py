@@ -146,6 +146,7 @@ class Console:
             self._workers.restarts,
             await self._clock_offset(now_s),
         )
+        found += metrics.estimate_families(self._workers.estimates(), self._workers.streams_without_usage())
         return found
 
     def _global_families(self, snapshot: Snapshot, now_s: float) -> list[metrics.Family]:

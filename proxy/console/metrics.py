@@ -64,6 +64,17 @@ GAUGES: Final[Mapping[str, Gauge]] = {
 PROCESS_COUNTERS: Final[Mapping[str, Gauge]] = {
     "proxy_metering_faults_total": Gauge(("worker", "stage"), "Faults of metering that the relay went on from."),
     "proxy_worker_restarts_total": Gauge((), "Workers that ended and were started again."),
+    "proxy_streams_without_usage_total": Gauge(
+        ("upstream",), "Streams that ended well and reported no usage; `[upstream] add_include_usage` may help."
+    ),
+    "proxy_estimate_checks_total": Gauge(
+        ("version", "part"), "Exchanges with a reported usage that were estimated as well (a sample)."
+    ),
+    "proxy_estimate_reported_tokens_total": Gauge(("version", "part"), "Tokens reported in that sample."),
+    "proxy_estimate_estimated_tokens_total": Gauge(("version", "part"), "Tokens estimated in that sample."),
+    "proxy_estimate_error_tokens_total": Gauge(
+        ("version", "part"), "Sum of the differences, without their signs; by reported tokens: the relative error."
+    ),
 }
 
 PROCESS_HISTOGRAMS: Final[Mapping[str, Gauge]] = {
@@ -185,11 +196,32 @@ def process_families(
 
 _KINDS: Final = tuple(kind.value for kind in KINDS)
 _PRICE_GAUGES: Final = ("price_usd_per_million_tokens", "price_band_active", "price_review_timestamp_seconds")
+_ESTIMATE_COUNTERS: Final = (
+    "proxy_estimate_checks_total",
+    "proxy_estimate_reported_tokens_total",
+    "proxy_estimate_estimated_tokens_total",
+    "proxy_estimate_error_tokens_total",
+)
 _WORKER_GAUGES: Final = (
     "proxy_in_flight_requests",
     "proxy_journal_pending_records",
     "proxy_journal_oldest_pending_seconds",
 )
+
+
+def estimate_families(
+    estimates: Mapping[tuple[str, str], tuple[int, ...]], silent: Mapping[str, int]
+) -> Iterator[Metric]:
+    """How far estimates lie from reports, and which upstreams' streams report nothing."""
+    streams = _process_counter("proxy_streams_without_usage_total")
+    for upstream, count in sorted(silent.items()):
+        streams.add_metric((upstream,), count)
+    yield streams
+    families = [_process_counter(name) for name in _ESTIMATE_COUNTERS]
+    for place, figures in estimates.items():
+        for family, figure in zip(families, figures, strict=True):
+            family.add_metric(place, figure)
+    yield from families
 
 
 def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:

@@ -1,20 +1,27 @@
 """One exchange while it is under way: its times, its meter and, exactly once, its record.
 
 Knows no HTTP library: the relay tells it what happened in plain values. Nothing here raises into the relay: a fault of
-metering is counted, and the stream goes on.
+metering is counted, and the stream goes on. Where something has to be counted first (an exchange without usage, a
+completion without its reasoning), the record follows as soon as it is: `end` then gives a task to wait for.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Final, NamedTuple, Protocol
 
 from proxy.errors import RelayError
-from proxy.gateway.recording import ExchangeFacts, RecordMaker
+from proxy.gateway.estimating import Sent
+from proxy.gateway.recording import ExchangeFacts, Need, RecordMaker, need_of
 from proxy.metering.meter import Meter
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
-from proxy.usage import METERED_APIS, BegunMark, Missing, Outcome, Purpose, UsageRecord
+from proxy.usage import METERED_APIS, BegunMark, Missing, Outcome, Purpose, TokenUsage, UsageRecord
 
 HTTP_ERRORS: Final = 400
+
+
+class LateUsageError(Exception):
+    """A usage behind the end mark of its stream: the record was written by then."""
 
 
 class Asked(NamedTuple):
@@ -45,26 +52,63 @@ class KeepsRecords(Protocol):
         """Count and log a fault that the relay went on from."""
 
 
+class Estimates(Protocol):
+    """Works out what was not reported, see `estimating.Estimator`."""
+
+    async def work_out(
+        self, need: Need, facts: ExchangeFacts, reading: Reading | None, sent: Sent
+    ) -> TokenUsage | None:
+        """The usage a record shall have."""
+
+    def is_sampled(self, record: UsageRecord) -> bool:
+        """True for an exchange that shall be estimated as well."""
+
+    async def compare(self, record: UsageRecord, facts: ExchangeFacts, reading: Reading, sent: Sent) -> None:
+        """Estimate a reported exchange, and learn."""
+
+    def note(self, record: UsageRecord) -> None:
+        """Look at a record."""
+
+
+class Caps(NamedTuple):
+    """How long, and to how many output tokens, an exchange is read on whose client is gone."""
+
+    seconds: float
+    tokens: int
+
+
+class Maker(NamedTuple):
+    """What makes records, what it asks first, and what runs both when that takes time."""
+
+    make_record: RecordMaker
+    estimates: Estimates
+    later: Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
+
+
 class Exchange:
     """The state of one exchange. `end` writes the record; every later call of it changes nothing."""
 
     __slots__ = (
-        "_answered",
         "_asked",
         "_clock",
         "_first_chunk_after_s",
         "_first_chunk_s",
         "_keeper",
-        "_make_record",
+        "_maker",
         "_meter",
         "_start_s",
         "_started_s",
         "_status",
         "_upstream",
+        "body",
+        "caps",
+        "draining",
         "exchange_id",
+        "is_answered",
         "recorded",
         "request",
         "sent",
+        "settling",
     )
 
     def __init__(
@@ -76,20 +120,25 @@ class Exchange:
         request: RequestFacts,
         clock: Clock,
         keeper: KeepsRecords,
-        make_record: RecordMaker,
+        maker: Maker,
+        caps: Caps | None = None,
     ) -> None:
         self.exchange_id = exchange_id
         self.request = request
         self.sent = False
         self.recorded = False
+        self.caps = caps
+        self.draining = False
+        self.body = Sent()
+        self.settling: asyncio.Task[None] | None = None
         self._upstream = upstream
         self._asked = asked
         self._clock = clock
         self._keeper = keeper
-        self._make_record = make_record
+        self._maker = maker
         self._meter: Meter | None = None
         self._status = 0
-        self._answered = False
+        self.is_answered = False
         self._start_s = clock.wall_s()
         self._started_s = clock.monotonic_s()
         self._first_chunk_s = 0.0
@@ -122,7 +171,7 @@ class Exchange:
 
     def answered(self, status: int, content_encoding: str = "") -> None:
         """The head of the upstream's answer came."""
-        self._answered = True
+        self.is_answered = True
         self._status = status
         if self.request.api in METERED_APIS:
             self._meter = Meter(self.request.api, content_encoding)
@@ -147,17 +196,54 @@ class Exchange:
             meter.give_up(Missing.METER_FAULT)
         return meter.ended
 
+    @property
+    def output_deltas(self) -> int:
+        """Pieces of output seen so far: at DeepSeek's own host about as many tokens."""
+        return 0 if self._meter is None else self._meter.output_deltas
+
     def end(self, outcome: Outcome) -> None:
-        """Write the record, as of now. Only the first call counts."""
+        """Write the record, as of now; where something has to be counted first, `settling` is the task that does both.
+
+        Only the first call counts.
+        """
         if self.recorded:
             return
         self.recorded = True
         if outcome is Outcome.COMPLETE and self._status >= HTTP_ERRORS:
             outcome = Outcome.UPSTREAM_ERROR
+        facts, reading = self._facts(outcome), self._reading()
+        need = need_of(facts, reading)
+        if need is Need.NOTHING:
+            self._write(facts, reading, None)
+        else:
+            self.settling = self._maker.later(self._count_and_write(need, facts, reading))
+
+    async def settled(self) -> None:
+        """Wait until the record is written. A wait that is cancelled leaves the writing as it is."""
+        if self.settling is not None:
+            await asyncio.shield(self.settling)
+
+    def close(self) -> None:
+        """Nothing more will come. A usage that came behind the end mark, and so is in no record, is counted."""
+        if self._meter is not None and self._meter.reported_late:
+            self._keeper.fault("usage_after_end", LateUsageError("a usage came behind the end of its stream"))
+
+    async def _count_and_write(self, need: Need, facts: ExchangeFacts, reading: Reading | None) -> None:
+        self._write(facts, reading, await self._maker.estimates.work_out(need, facts, reading, self.body))
+
+    def _write(self, facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None) -> None:
         try:
-            self._keeper.record(self._make_record(self._facts(outcome), self._reading()))
+            record = self._maker.make_record(facts, reading, counted)
+            self._keeper.record(record)
+            self._look_at(record, facts, reading)
         except Exception as error:  # noqa: BLE001 - promise 3; what a record could not be made of is counted
             self._keeper.fault("record", error)
+
+    def _look_at(self, record: UsageRecord, facts: ExchangeFacts, reading: Reading | None) -> None:
+        estimates = self._maker.estimates
+        estimates.note(record)
+        if reading is not None and estimates.is_sampled(record):
+            self._maker.later(estimates.compare(record, facts, reading, self.body))
 
     def _reading(self) -> Reading | None:
         if self._meter is None:
@@ -181,7 +267,7 @@ class Exchange:
             outcome=outcome,
             status=self._status,
             sent=self.sent,
-            answered=self._answered,
+            answered=self.is_answered,
             start_s=self._start_s,
             end_s=self._clock.wall_s(),
             duration_s=self._clock.monotonic_s() - self._started_s,

@@ -56,6 +56,11 @@ class Passing:
         return _passing(raw, self._response_names, _HOP_BY_HOP)
 
 
+def with_length(raw: RawHeaders, length: int) -> RawHeaders:
+    """The headers with the length of the body as it goes on; nothing is added where there was none."""
+    return [(name, b"%d" % length if name.lower() == b"content-length" else value) for name, value in raw]
+
+
 def purpose_of(value: str | None) -> Purpose:
     """The purpose a client states. One we do not know counts as production: a misspelt label must not hide spend."""
     if value is None:

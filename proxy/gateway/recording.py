@@ -1,12 +1,13 @@
 """From what was seen of an exchange to its one record: plain values in, a `UsageRecord` out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
-from typing import Final
+from enum import Enum
+from typing import Final, Protocol
 
 import msgspec
 
-from proxy.metering.estimation import estimate
+from proxy.metering.estimation import estimate, needs_division, rough
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import Catalog
@@ -75,15 +76,40 @@ class _Counts(msgspec.Struct, frozen=True):
     missing: Missing | None = None
 
 
-RecordMaker = Callable[[ExchangeFacts, Reading | None], UsageRecord]
+class Need(Enum):
+    """What has to be counted before a record can be made."""
+
+    NOTHING = 0
+    DIVISION = 1  # how much of a reported completion was reasoning
+    ESTIMATE = 2
 
 
-def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing) -> UsageRecord:
-    """The record of an exchange. `reading` is None where nothing was metered."""
+class RecordMaker(Protocol):
+    """Makes the record of an exchange, given what was counted for it, if anything."""
+
+    def __call__(self, facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None = None) -> UsageRecord:
+        """`make_record`, with its pricing."""
+
+
+def need_of(facts: ExchangeFacts, reading: Reading | None) -> Need:
+    """What has to be counted for this exchange."""
     seen = reading or Reading()
-    counts = _counts(facts, seen)
+    if seen.report is not None:
+        return Need.DIVISION if needs_division(seen) else Need.NOTHING
+    return Need.ESTIMATE if _is_metered(facts) and _may_have_cost(facts) else Need.NOTHING
+
+
+def make_record(
+    facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None = None, *, pricing: Pricing
+) -> UsageRecord:
+    """The record of an exchange. `reading` is None where nothing was metered.
+
+    `counted` is what our own count made of it: the estimate, or the reported usage with its completion divided.
+    """
+    seen = reading or Reading()
+    counts = _counts(facts, seen, counted)
     instant_s = facts.end_s if pricing.instant == "end" else facts.start_s
-    version = _version(facts, seen, pricing)
+    version = version_of(facts, seen, pricing)
     charges = _charges(pricing, counts.usage, version.version, instant_s)
     report = seen.report
     return UsageRecord(
@@ -109,7 +135,8 @@ def make_record(facts: ExchangeFacts, reading: Reading | None, pricing: Pricing)
         usage=counts.usage,
         missing=counts.missing,
         violations=report.violations if report else (),
-        reported_usage=report.literal if report else "",
+        reported_usage=report.literal if report else seen.spoilt,
+        reasoning_counted=report is not None and counted is not None,
         charges=charges,
         pricing_instant_s=instant_s,
         first_chunk_s=facts.first_chunk_s,
@@ -136,12 +163,12 @@ def interrupted_record(mark: BegunMark, end_s: float, pricing: Pricing) -> Usage
         first_chunk_s=0.0,
         first_chunk_after_s=0.0,
     )
-    return make_record(facts, None, pricing)
+    return make_record(facts, None, pricing=pricing)
 
 
-def _version(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolution:
+def version_of(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolution:
     """Which version answered; `none` where no model was asked for anything."""
-    if facts.request.api not in METERED_APIS:
+    if not _is_metered(facts):
         return Resolution(NO_VERSION, How.UNKNOWN)
     return resolve(
         pricing.catalog,
@@ -153,16 +180,18 @@ def _version(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolutio
     )
 
 
-def _counts(facts: ExchangeFacts, seen: Reading) -> _Counts:
+def _counts(facts: ExchangeFacts, seen: Reading, counted: TokenUsage | None) -> _Counts:
     """Reported where the provider reported; else an estimate where something may have been billed; else nothing."""
     if seen.report is not None:
-        return _Counts(Source.REPORTED, seen.report.usage)
-    if facts.request.api not in METERED_APIS or not _may_have_cost(facts):
+        return _Counts(Source.REPORTED, counted or seen.report.usage)
+    if need_of(facts, seen) is Need.NOTHING:
         return _Counts(Source.NONE)
-    missing = _missing(facts.outcome, seen.fault)
-    if missing is Missing.UNSUPPORTED_API:
-        return _Counts(Source.NONE, None, missing)
-    return _Counts(Source.ESTIMATED, estimate(seen, facts.request.body_bytes), missing)
+    usage = counted or estimate(seen, rough(seen, facts.request.body_bytes), one_token_deltas=True)
+    return _Counts(Source.ESTIMATED, usage, _missing(facts.outcome, seen.fault))
+
+
+def _is_metered(facts: ExchangeFacts) -> bool:
+    return facts.request.api in METERED_APIS
 
 
 def _missing(outcome: Outcome, fault: Missing | None) -> Missing:

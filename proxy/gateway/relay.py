@@ -6,15 +6,17 @@ of an exchange the record is written before the client can see that end.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, NamedTuple
 
 from aiohttp import ClientError, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.errors import RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
-from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords
+from proxy.errors import BadRequestError, RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
+from proxy.gateway.draining import Background, drain
+from proxy.gateway.estimating import Sent
+from proxy.gateway.exchange import Asked, Caps, Clock, Estimates, Exchange, KeepsRecords, Maker
 from proxy.gateway.framing import (
     LAST_CHUNK,
     Framing,
@@ -28,25 +30,20 @@ from proxy.gateway.headers import (
     EXCHANGE_HEADER,
     VERSION_HEADER,
     Passing,
+    RawHeaders,
     label_of,
     purpose_of,
+    with_length,
 )
 from proxy.gateway.keys import app_of
 from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.upstream import HEADER_BYTES, Answer, Upstream, as_break, not_http, was_sent
+from proxy.metering.include_usage import UsageChunkFilter, with_include_usage
 from proxy.metering.request import RequestFacts, api_of, read_request
-from proxy.usage import METERED_APIS, Outcome
+from proxy.usage import METERED_APIS, Api, Outcome
 
 UPSTREAM_NAME: Final = "default"
-
-
-class BadRequestError(RelayError):
-    """A request that cannot be relayed: its target names another host, or its body is not framed properly."""
-
-    status = 400
-    kind = "invalid_request_error"
-    code = "invalid_request_error"
 
 
 class RelayParts(NamedTuple):
@@ -56,12 +53,19 @@ class RelayParts(NamedTuple):
     passing: Passing
     keeper: KeepsRecords
     make_record: RecordMaker
+    estimates: Estimates
     expected_version: Callable[[str, float], str | None]
     clock: Clock
     new_id: Callable[[], str]
     hash_secret: bytes
     max_request_bytes: int
     observe_overhead: Callable[[float], None]
+    caps_for: Callable[[str], Caps | None]
+    add_include_usage: bool = False
+
+
+_ASK_FOR_USAGE: Final = frozenset({Api.CHAT, Api.FIM})
+"""The dialects that report a stream's usage only when asked."""
 
 
 class _PassedResponse(web.StreamResponse):
@@ -129,11 +133,25 @@ class Relay:
 
     def __init__(self, parts: RelayParts) -> None:
         self._parts = parts
-        self.in_flight = 0
+        self._handling = 0
+        self._drains = Background()
+        self._settling = Background()
+        self._maker = Maker(parts.make_record, parts.estimates, self._settling.start)
         self.stopping = False
 
     def __repr__(self) -> str:
         return f"<Relay in_flight={self.in_flight} stopping={self.stopping}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges under way, with those that are read on without their client."""
+        return self._handling + len(self._drains)
+
+    async def close(self) -> None:
+        """End what goes on without a client; every exchange has its record when this returns."""
+        self._drains.cancel()
+        await self._drains.finish()
+        await self._settling.finish()
 
     def server(self) -> web.Server:
         """The HTTP server of this relay; a client that leaves cancels its handler, so that the upstream is closed."""
@@ -149,25 +167,33 @@ class Relay:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one request."""
         exchange = self._begin(request)
-        self.in_flight += 1
+        self._handling += 1
         try:
             return await self._relay(request, exchange)
         except RelayError as error:
-            return self._own_answer(exchange, error)
+            return await self._own_answer(exchange, error)
         except ConnectionError:  # the client's: the upstream's have been translated
-            exchange.end(Outcome.CLIENT_DISCONNECTED)
+            self._end_of(exchange, Outcome.CLIENT_DISCONNECTED)
             return web.Response()  # nobody is there to get it
         except asyncio.CancelledError:
-            exchange.end(Outcome.INTERRUPTED if self.stopping else Outcome.CLIENT_DISCONNECTED)
+            self._end_of(exchange, Outcome.INTERRUPTED if self.stopping else Outcome.CLIENT_DISCONNECTED)
             raise
         finally:
-            exchange.end(Outcome.INTERRUPTED)  # where everything above went as foreseen, it has its record already
-            self.in_flight -= 1
+            self._end_of(exchange, Outcome.INTERRUPTED)  # where all went as foreseen, it has its record already
+            self._handling -= 1
+
+    @staticmethod
+    def _end_of(exchange: Exchange, outcome: Outcome) -> None:
+        """The client's side is over. An exchange that is read on ends later."""
+        if not exchange.draining:
+            exchange.end(outcome)
+            exchange.close()
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
         headers, parts = request.headers, self._parts
+        app = app_of(headers.get("X-Meter-App"), _credential(request), parts.hash_secret)
         asked = Asked(
-            app_of(headers.get("X-Meter-App"), _credential(request), parts.hash_secret),
+            app,
             purpose_of(headers.get("X-Meter-Purpose")),
             label_of(headers.get("X-Meter-Expect-Version")),
         )
@@ -179,7 +205,8 @@ class Relay:
             request=facts,
             clock=parts.clock,
             keeper=parts.keeper,
-            make_record=parts.make_record,
+            maker=self._maker,
+            caps=parts.caps_for(app),
         )
 
     async def _relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
@@ -188,36 +215,76 @@ class Relay:
             raise BadRequestError("The request target has to be a path.")
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
-        exchange.request = read_request(exchange.request.api, body, request.headers.get(hdrs.CONTENT_ENCODING, ""))
-        chunked = hdrs.TRANSFER_ENCODING in request.headers
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
+        exchange.request = read_request(exchange.request.api, body, encoding, _path(request))
+        exchange.body = Sent(body, encoding)
+        asked = self._asking_for_usage(exchange, body, encoding)
         exchange.begin()
-        client = ClientSide(partial(_is_behind, request), partial(_give_up, request))
         handed_on_s = parts.clock.monotonic_s()
-        try:
-            headers = parts.passing.of_request(request.raw_headers)
-            answer = await parts.upstream.send(
-                request.method, request.raw_path, headers, body, chunked=chunked, client=client
-            )
-        except LineBreakError as error:
-            exchange.sent = False
-            raise BadRequestError("The request's head holds a line break where none belongs.") from error
+        answer = await self._send(request, exchange, asked)
         try:
             answered_s = parts.clock.monotonic_s()
             response = self._start(request, exchange, answer)
             parts.observe_overhead(handed_on_s - read_s + parts.clock.monotonic_s() - answered_s)
-            await _pass_on(exchange, answer, response)
+            await _pass_on(exchange, answer, response, None if asked is None else _filter_for(answer))
         except UpstreamBrokeError as error:
             stalled = isinstance(error, UpstreamStalledError)
             exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
+            await exchange.settled()
             _break_off(request)
+        except (ConnectionError, asyncio.CancelledError):
+            self._read_on(exchange, partial(_there, answer))
+            raise
         finally:
-            answer.close()
+            if not exchange.draining:
+                answer.close()
         return response
+
+    def _asking_for_usage(self, exchange: Exchange, body: bytes, encoding: str) -> bytes | None:
+        """The body with `include_usage` added, where the operator wants that and the client said nothing; else None."""
+        asks = self._parts.add_include_usage and exchange.request.streamed and not encoding
+        return with_include_usage(body) if asks and exchange.request.api in _ASK_FOR_USAGE else None
+
+    async def _send(self, request: web.BaseRequest, exchange: Exchange, asked: bytes | None) -> Answer:
+        """Send the request on. One that would be drained is sent by a task of its own, which outlives the client."""
+        headers = request.raw_headers if asked is None else with_length(request.raw_headers, len(asked))
+        sending = self._sending(request, exchange.body.body if asked is None else asked, headers)
+        try:
+            if exchange.caps is None:
+                return await sending
+            task = asyncio.get_running_loop().create_task(sending)
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                self._read_on(exchange, lambda: task)
+                if not exchange.draining:
+                    task.cancel()
+                raise
+        except LineBreakError as error:
+            exchange.sent = False
+            raise BadRequestError("The request's head holds a line break where none belongs.") from error
+
+    async def _sending(self, request: web.BaseRequest, body: bytes, headers: RawHeaders) -> Answer:
+        parts = self._parts
+        return await parts.upstream.send(
+            request.method,
+            request.raw_path,
+            parts.passing.of_request(headers),
+            body,
+            chunked=hdrs.TRANSFER_ENCODING in request.headers,
+            client=ClientSide(partial(_is_behind, request), partial(_give_up, request)),
+        )
+
+    def _read_on(self, exchange: Exchange, answering: Callable[[], Awaitable[Answer]]) -> None:
+        """The client is gone; read the upstream on, where that is wanted and not everything is to end."""
+        if exchange.caps is not None and not self.stopping and not exchange.recorded:
+            exchange.draining = True
+            self._drains.start(drain(exchange, answering, exchange.caps))
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
         limit = self._parts.max_request_bytes
         if (request.content_length or 0) > limit:
-            raise _too_large(limit)
+            raise RequestTooLargeError.beyond(limit)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         chunks: list[bytes] = []
@@ -227,7 +294,7 @@ class Relay:
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise RequestTooLargeError.beyond(limit)
         except HttpProcessingError as error:
             raise BadRequestError("The request's body is not framed as HTTP wants it.") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -254,10 +321,11 @@ class Relay:
                 lines += f"{VERSION_HEADER}: {version}\r\n"
         return lines.encode()
 
-    def _own_answer(self, exchange: Exchange, error: RelayError) -> web.StreamResponse:
+    async def _own_answer(self, exchange: Exchange, error: RelayError) -> web.StreamResponse:
         """Answer in the upstream's place, in its error shape."""
         exchange.refused(error.status, sent=exchange.sent and was_sent(error))
         exchange.end(_outcome_of(error))
+        await exchange.settled()
         body = error.body()
         response = web.Response(status=error.status, body=body, content_type="application/json")
         response.headers[ERROR_HEADER] = "1"
@@ -267,7 +335,9 @@ class Relay:
         return response
 
 
-async def _pass_on(exchange: Exchange, answer: Answer, response: _PassedResponse) -> None:
+async def _pass_on(
+    exchange: Exchange, answer: Answer, response: _PassedResponse, extra: UsageChunkFilter | None
+) -> None:
     """Pass the body on as it comes. The record is written before the client can see the end, whatever marks it."""
     received = 0
     while True:
@@ -280,10 +350,23 @@ async def _pass_on(exchange: Exchange, answer: Answer, response: _PassedResponse
         at_end = answer.at_end()
         if ended or at_end or received == answer.content_length:
             exchange.end(Outcome.COMPLETE)
+            if exchange.settling is not None:
+                await exchange.settled()
+        if extra is not None:
+            data = extra.feed(data) + (extra.finish() if at_end else b"")
         if at_end:
             await response.end(data)
             return
         await response.pass_on(data)
+
+
+def _filter_for(answer: Answer) -> UsageChunkFilter | None:
+    """What takes the extra chunk out. Of a body with a length, or a compressed one, nothing can be taken."""
+    return UsageChunkFilter() if answer.content_length is None and not answer.content_encoding else None
+
+
+async def _there(answer: Answer) -> Answer:
+    return answer
 
 
 def _break_off(request: web.BaseRequest) -> None:
@@ -307,10 +390,6 @@ def _outcome_of(error: RelayError) -> Outcome:
     if error.status == 504:
         return Outcome.TIMED_OUT
     return Outcome.UPSTREAM_DISCONNECTED if error.status == 502 else Outcome.REFUSED
-
-
-def _too_large(limit: int) -> RequestTooLargeError:
-    return RequestTooLargeError(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
 
 
 def _credential(request: web.BaseRequest) -> str | None:

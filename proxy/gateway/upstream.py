@@ -93,6 +93,13 @@ class Answer:
         """True if the first of the body came together with the head."""
         return self._content.total_bytes > 0
 
+    async def read(self) -> bytes:
+        """As `next_chunk`, for whoever does not know the library. Raises UpstreamBrokeError."""
+        try:
+            return await self.next_chunk()
+        except aiohttp.ClientError as error:
+            raise as_break(error) from error
+
     def close(self) -> None:
         """Give the connection back, or close it where the body has not come to its end: the upstream shall stop."""
         self._watch.end()

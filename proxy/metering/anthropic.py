@@ -122,7 +122,9 @@ class AnthropicReader:
             reading.reasoning.add(text_of(block.thinking))
         if block.name or block.partial_json:
             whole = b"" if block.input is UNSET else bytes(block.input)
-            arguments = text_of(block.partial_json) or ("" if whole in (b"", b"{}") else whole.decode("utf-8", "replace"))
+            arguments = text_of(block.partial_json) or (
+                "" if whole in (b"", b"{}") else whole.decode("utf-8", "replace")
+            )
             reading.tool_deltas += deltas
             reading.add_call(index, text_of(block.name), arguments)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, apart, text_of, usage_alone
+from proxy.metering.documents import NULL, apart, repaired, text_of, usage_alone
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
@@ -89,26 +89,29 @@ class ChatReader:
             reading.served_model = seen.model
         if seen.system_fingerprint:
             reading.fingerprint = seen.system_fingerprint
-        for choice in seen.choices or ():  # in place: this is met for every token of every stream
+        for choice in seen.choices or ():
             if choice.finish_reason:
                 reading.finish_reason = choice.finish_reason
-            delta = choice.delta
-            if delta is None:
+            if choice.delta is not None:
+                self._take_delta(choice.delta)
+            else:
                 self._take_whole(choice)
-                continue
-            if delta.content:
-                reading.answer_deltas += 1
-                reading.answer.add(delta.content if delta.content.__class__ is str else text_of(delta.content))
-            reasoning = delta.reasoning_content or delta.reasoning
-            if reasoning:
-                reading.reasoning_deltas += 1
-                reading.reasoning.add(reasoning if reasoning.__class__ is str else text_of(reasoning))
-            if delta.tool_calls is not UNSET:
-                reading.tool_deltas += self._take_calls(bytes(delta.tool_calls))
         if seen.usage is not UNSET:
             self._take_usage(bytes(seen.usage))
         if seen.x_groq is not None and seen.x_groq.usage is not UNSET:
             self._take_usage(bytes(seen.x_groq.usage))
+
+    def _take_delta(self, delta: _Message) -> None:
+        """A piece of a message: met for every token of every stream."""
+        reading, content, reasoning = self.reading, delta.content, delta.reasoning_content or delta.reasoning
+        if content:
+            reading.answer_deltas += 1
+            reading.answer.add(content if content.__class__ is str else text_of(content))
+        if reasoning:
+            reading.reasoning_deltas += 1
+            reading.reasoning.add(reasoning if reasoning.__class__ is str else text_of(reasoning))
+        if delta.tool_calls is not UNSET:
+            reading.tool_deltas += self._take_calls(bytes(delta.tool_calls))
 
     def _take_whole(self, choice: _Choice) -> None:
         """A whole message, which is no delta, or a piece of a FIM completion, which is one."""
@@ -147,6 +150,10 @@ class ChatReader:
 
     def _read_odd(self, document: bytes) -> None:
         """A document of an unexpected shape may still carry a usage, or be several; one that is no JSON carries none."""
+        whole = repaired(document)
+        if whole is not None:
+            self.read(whole)
+            return
         try:
             usage = usage_alone(document)
         except UNREADABLE:

@@ -1,6 +1,7 @@
 """From JSON documents to what a reader is given: what all dialects have in common when something is not as it should be."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ class _Whole(msgspec.Struct):
     usage: Raw | UnsetType = UNSET
 
 
+_HIGH: Final = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
+_LOW: Final = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE: Final = re.compile(_HIGH + rb"(?!" + _LOW + rb")|(?<!" + rb"\\u[dD][89abAB][0-9a-fA-F][0-9a-fA-F]" + rb")" + _LOW)
+
 _whole: Final = msgspec.json.Decoder(_Whole)
 _stdlib: Final = json.JSONDecoder()
 
@@ -25,6 +30,19 @@ def usage_alone(document: bytes) -> bytes | None:
     """The usage in a document whose other fields are of unexpected kinds; None without one. Raises what `UNREADABLE` names."""
     usage = _whole.decode(document).usage
     return None if usage is UNSET or bytes(usage) == NULL else bytes(usage)
+
+
+def repaired(document: bytes) -> bytes | None:
+    """A document whose texts hold half a character, which a decoder refuses, with U+FFFD there; None where that is not it.
+
+    Hosts that cut their text by UTF-16 units or by bytes send such halves, one in each of two deltas.
+    """
+    changed = _LONE_SURROGATE.sub(rb"\\ufffd", document)
+    try:
+        changed.decode("utf-8")
+    except UnicodeDecodeError:
+        changed = changed.decode("utf-8", "replace").encode()
+    return None if changed == document else changed
 
 
 def apart(document: bytes) -> Iterator[bytes]:

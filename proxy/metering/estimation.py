@@ -1,22 +1,221 @@
-"""Estimates for exchanges whose usage was never reported. Always labelled `estimated`, never mixed with reports.
+"""Tokens that no host reported: of exchanges without usage, and the reasoning inside a completion that was not divided.
 
+Always labelled: an estimate never stands where a report does, and a division by our count is marked in the record.
 Output: on DeepSeek's own text streams one non-empty delta is one token, and the end of thinking is one more (measured on
-169 recorded streams: 153 exact, the rest within -1..+3; 17 of 17 reasoner streams with the one). Tool calls are counted
-low, because their markup is billed and not sent. Prompt: by the size of the body, at DeepSeek's own rule of thumb.
+169 recorded streams: 153 exact, the rest within -1..+3; 17 of 17 reasoner streams with the one). Elsewhere the tokenizer
+counts. Tool calls are counted with the markup that is billed and not sent. Prompt: words, tools and the version's
+template; where nothing can be counted, the size of the body at DeepSeek's own rule of thumb.
 """
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from typing import Final, Protocol
 
-from proxy.metering.reading import Reading
+import msgspec
+
+from proxy.metering.faults import UNREADABLE
+from proxy.metering.prompt import Prompt, SaidCall, Turn, read_prompt
+from proxy.metering.reading import Reading, Text
+from proxy.metering.templates import (
+    ASSISTANT_TURN,
+    CALL_MARKS,
+    DSML_OPENING,
+    DSML_PARAMETER,
+    IMAGE,
+    START,
+    TURN,
+    CallMarkup,
+    Template,
+)
 from proxy.usage import TokenUsage
 
 TOKENS_PER_THOUSAND_BYTES: Final = 300
 """api-docs.deepseek.com, quick_start/token_usage: one English character is about 0.3 token."""
 
+_OPENING: Final = "<think>"
+_CLOSING: Final = "</think>"
+_A_NAME: Final = re.compile(r'"\s*:')
 
-def estimate(reading: Reading, body_bytes: int) -> TokenUsage:
-    """What an exchange has cost so far: the prompt by its size, all of it a cache miss; the output by its deltas."""
-    prompt = -(-body_bytes * TOKENS_PER_THOUSAND_BYTES // 1000)
-    thinking_ended = reading.reasoning_deltas > 0 and bool(reading.answer_deltas or reading.tool_deltas)
-    answer = reading.answer_deltas + reading.tool_deltas + thinking_ended
-    return TokenUsage(0, prompt, reading.reasoning_deltas, answer)
+
+class CountsTokens(Protocol):
+    """A tokenizer, as far as it is asked."""
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a model said, as far as it was kept: `reasoning` also where it stood inside `<think>` of the answer."""
+
+    reasoning: str
+    answer: str
+    calls: tuple[SaidCall, ...]
+    left_out: Mapping[str, float]
+    """By how much to multiply the count of a text that was not kept whole."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """Tokens by our own count. `tools` has the markup of the calls; `thinking` is whether the prompt was for that."""
+
+    prompt: int
+    reasoning: int
+    answer: int
+    tools: int
+    thinking: bool
+
+
+def said_of(reading: Reading) -> Said:
+    """The words of a reading, reasoning and answer apart."""
+    reasoning, answer = reading.reasoning.kept, reading.answer.kept
+    if not reasoning:
+        reasoning, answer = split_thinking(answer)
+    calls = tuple(SaidCall(call.name, call.arguments.kept) for call in reading.calls.values())
+    left_out = {"reasoning": _left_out(reading.reasoning), "answer": _left_out(reading.answer)}
+    return Said(reasoning, answer, calls, left_out)
+
+
+def split_thinking(answer: str) -> tuple[str, str]:
+    """Reasoning and answer of a text that begins with `<think>` (Together, Hyperbolic, Groq); else no reasoning."""
+    text = answer.lstrip()
+    if not text.startswith(_OPENING):
+        return "", answer
+    reasoning, _, rest = text.removeprefix(_OPENING).partition(_CLOSING)
+    return reasoning, rest
+
+
+def needs_division(reading: Reading) -> bool:
+    """True where a completion was reported without its reasoning, although reasoning went by."""
+    report = reading.report
+    if report is None or report.reasoning_reported or not report.usage.completion:
+        return False
+    return bool(reading.reasoning.characters) or reading.answer.kept[:64].lstrip().startswith(_OPENING)
+
+
+def count(tokenizer: CountsTokens, said: Said, body: bytes, template: Template, *, hidden: bool) -> Counted:
+    """Count everything. Takes milliseconds to a second for a long exchange: to be called off the event loop.
+
+    `body` is the request's; `hidden` says whether the host puts its own text before the prompt, as DeepSeek's API does.
+    """
+    prompt = read_prompt(body)
+    thinking = bool(said.reasoning) or _thinks(prompt, template)
+    return Counted(
+        prompt=_prompt_by_size(len(body))
+        if prompt is None
+        else _prompt(tokenizer, prompt, template, hidden and thinking),
+        reasoning=round(tokenizer.count(said.reasoning) * said.left_out["reasoning"]),
+        answer=round(tokenizer.count(said.answer) * said.left_out["answer"]),
+        tools=_calls(tokenizer, said.calls, template.markup) - _opened(prompt, said.calls, template),
+        thinking=thinking,
+    )
+
+
+def divided(usage: TokenUsage, counted: Counted) -> TokenUsage:
+    """A reported usage with its completion divided by our count of the reasoning.
+
+    All of it is reasoning where nothing else was said. The end of thinking, markup and whatever else is not sent belong
+    to the answer, unless both counts together come to more than was reported: then it is divided in their proportion.
+    """
+    completion, other = usage.completion, counted.answer + counted.tools
+    reasoning = counted.reasoning if other else completion
+    if reasoning + other > completion:
+        reasoning = completion * counted.reasoning // max(counted.reasoning + other, 1)
+    reasoning = min(reasoning, completion)
+    return TokenUsage(usage.input_cache_hit, usage.input_cache_miss, reasoning, completion - reasoning)
+
+
+def estimate(reading: Reading, counted: Counted, *, one_token_deltas: bool) -> TokenUsage:
+    """What an exchange has cost so far. `one_token_deltas`: the host streams one token a delta, as DeepSeek does."""
+    reasoning, answer = counted.reasoning, counted.answer
+    if one_token_deltas and reading.streamed:
+        reasoning, answer = _by_deltas(reading, counted)
+    thinking_ended = reasoning > 0 and bool(answer or counted.tools)
+    hit, miss = reading.known_prompt or (0, counted.prompt)
+    return TokenUsage(hit, miss, reasoning, answer + counted.tools + thinking_ended)
+
+
+def rough(reading: Reading, body_bytes: int) -> Counted:
+    """Counts without a tokenizer: the prompt by its size, the output by its deltas."""
+    reasoning = reading.reasoning_deltas or _by_size(reading.reasoning)
+    answer = reading.answer_deltas or _by_size(reading.answer)
+    tools = reading.tool_deltas or sum(_by_size(call.arguments) for call in reading.calls.values())
+    return Counted(_prompt_by_size(body_bytes), reasoning, answer, tools, thinking=reasoning > 0)
+
+
+def _by_deltas(reading: Reading, counted: Counted) -> tuple[int, int]:
+    if reading.reasoning_deltas or not counted.reasoning:
+        return reading.reasoning_deltas, reading.answer_deltas
+    reasoning = min(counted.reasoning, reading.answer_deltas)  # inside `<think>`: the deltas do not tell it apart
+    return reasoning, reading.answer_deltas - reasoning
+
+
+def _by_size(text: Text) -> int:
+    return -(-text.characters * TOKENS_PER_THOUSAND_BYTES // 1000)
+
+
+def _prompt_by_size(body_bytes: int) -> int:
+    return -(-body_bytes * TOKENS_PER_THOUSAND_BYTES // 1000)
+
+
+def _left_out(text: Text) -> float:
+    kept = len(text.kept) if text.characters else 0
+    return text.characters / kept if kept else 1.0
+
+
+def _thinks(prompt: Prompt | None, template: Template) -> bool:
+    if prompt is None or not prompt.is_chat:
+        return False
+    return template.thinks if prompt.thinking is None else prompt.thinking
+
+
+def _prompt(tokenizer: CountsTokens, prompt: Prompt, template: Template, hidden: bool) -> int:
+    tokens = START + sum(_turn(tokenizer, turn, template) for turn in prompt.turns)
+    if not prompt.is_chat:
+        return tokens
+    if prompt.tools:
+        tokens += template.tools + sum(tokenizer.count(tool) for tool in prompt.tools)
+        tokens += DSML_OPENING if prompt.forced_call and template.markup is CallMarkup.DSML else 0
+    return tokens + template.generation + hidden * template.hidden + prompt.json_mode * template.json_mode
+
+
+def _turn(tokenizer: CountsTokens, turn: Turn, template: Template) -> int:
+    role = {"system": 0, "developer": 0, "assistant": ASSISTANT_TURN}.get(turn.role, TURN)
+    tokens = role + tokenizer.count(turn.text) + turn.images * IMAGE
+    if template.markup is CallMarkup.DSML:  # since V3.2 reasoning stays in the prompt while tools are called
+        return tokens + tokenizer.count(turn.reasoning) + _calls(tokenizer, turn.calls, template.markup)
+    return tokens + sum(tokenizer.count(call.name) + tokenizer.count(call.arguments) for call in turn.calls)
+
+
+def _calls(tokenizer: CountsTokens, calls: tuple[SaidCall, ...], markup: CallMarkup) -> int:
+    if not calls:
+        return 0
+    marks = CALL_MARKS[markup]
+    arguments = _dsml_arguments if markup is CallMarkup.DSML else _plain_arguments
+    return marks.all + sum(
+        marks.each + tokenizer.count(call.name) + arguments(tokenizer, call.arguments) for call in calls
+    )
+
+
+def _plain_arguments(tokenizer: CountsTokens, arguments: str) -> int:
+    return tokenizer.count(arguments)
+
+
+def _dsml_arguments(tokenizer: CountsTokens, arguments: str) -> int:
+    """Tags around each parameter instead of JSON; of arguments that were cut off, the JSON and as many tags as names."""
+    try:
+        values = msgspec.json.decode(arguments or "{}", type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        return tokenizer.count(arguments) + DSML_PARAMETER * len(_A_NAME.findall(arguments))
+    said = ((name, _plain_value(bytes(value))) for name, value in values.items())
+    return sum(DSML_PARAMETER + tokenizer.count(name) + tokenizer.count(value) for name, value in said)
+
+
+def _plain_value(raw: bytes) -> str:
+    """A string without its quotes, anything else as JSON."""
+    value = msgspec.json.decode(raw)
+    return value if isinstance(value, str) else raw.decode()
+
+
+def _opened(prompt: Prompt | None, calls: tuple[SaidCall, ...], template: Template) -> int:
+    """Where a call was demanded, its opening stands in the prompt already."""
+    forced = prompt is not None and prompt.forced_call and template.markup is CallMarkup.DSML
+    return DSML_OPENING if forced and calls else 0

@@ -65,6 +65,17 @@ class Meter:
         """True once the stream's own end mark went by."""
         return self._reading.ended
 
+    @property
+    def reported_late(self) -> bool:
+        """True if a usage came behind the end mark; it is not in the reading."""
+        return self._reading.reported_late
+
+    @property
+    def output_deltas(self) -> int:
+        """Pieces of output seen so far."""
+        reading = self._reading
+        return reading.reasoning_deltas + reading.answer_deltas + reading.tool_deltas
+
     def feed(self, chunk: bytes) -> None:
         """Look at the next piece of the body."""
         if self._fault is not None:

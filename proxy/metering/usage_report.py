@@ -105,17 +105,16 @@ def read_chat_usage(raw: bytes) -> UsageReport:
     DeepSeek: `prompt = hit + miss`, reasoning is inside completion (api-docs.deepseek.com, create-chat-completion).
     """
     seen = _decoded(_chat, raw)
-    details = seen.prompt_tokens_details
-    hit = _first(seen.prompt_cache_hit_tokens, details and details.cached_tokens, seen.cached_tokens)
-    of_completion = seen.completion_tokens_details
+    details = seen.prompt_tokens_details or _PromptDetails()
+    of_completion = seen.completion_tokens_details or _CompletionDetails()
     return _report(
         raw,
         _counts(
             seen.prompt_tokens,
             seen.completion_tokens,
-            hit=hit,
+            hit=_first(seen.prompt_cache_hit_tokens, details.cached_tokens, seen.cached_tokens),
             miss=seen.prompt_cache_miss_tokens,
-            reasoning=_first(of_completion and of_completion.reasoning_tokens, seen.reasoning_tokens),
+            reasoning=_first(of_completion.reasoning_tokens, seen.reasoning_tokens),
             total=seen.total_tokens,
         ),
     )
@@ -124,14 +123,15 @@ def read_chat_usage(raw: bytes) -> UsageReport:
 def read_responses_usage(raw: bytes) -> UsageReport:
     """The usage of the Responses API: input includes cached, output includes reasoning. Raises as `read_chat_usage`."""
     seen = _decoded(_responses, raw)
-    details, of_output = seen.input_tokens_details, seen.output_tokens_details
+    details = seen.input_tokens_details or _PromptDetails()
+    of_output = seen.output_tokens_details or _CompletionDetails()
     return _report(
         raw,
         _counts(
             seen.input_tokens,
             seen.output_tokens,
-            hit=details and details.cached_tokens,
-            reasoning=of_output and of_output.reasoning_tokens,
+            hit=details.cached_tokens,
+            reasoning=of_output.reasoning_tokens,
             total=seen.total_tokens,
         ),
     )

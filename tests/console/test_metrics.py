@@ -60,6 +60,7 @@ def shown(*, created=False):
         *metrics.price_families(catalog, "default", NOW_S),
         *metrics.limit_families({"V": 2.5}),
         *metrics.process_families([report(0), report(1)], ([1, 2, *[0] * 10], 0.5), 3, 0.25),
+        *metrics.estimate_families({("V", "prompt"): (5, 100, 98, 4)}, {"default": 2}),
     ]
 
 

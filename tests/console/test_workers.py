@@ -72,3 +72,15 @@ def test_nobody_has_reported_yet():
         *Workers().overhead(),
         Workers().restarts,
     )
+
+
+def test_estimates_and_silent_streams_are_added_up_over_slots_and_lives():
+    """Figures of ended lives stay; those of the newest life of each slot are added."""
+    workers = taken(
+        report(0, "a", estimates=[("V", "prompt", 1, 100, 98, 2)], streams_without_usage={"default": 3}),
+        report(0, "b", estimates=[("V", "prompt", 2, 50, 51, 1), ("V", "answer", 2, 9, 9, 0)]),
+        report(1, "c", estimates=[("V", "prompt", 1, 10, 10, 0)], streams_without_usage={"default": 1, "azure": 2}),
+    )
+
+    assert workers.estimates() == {("V", "answer"): (2, 9, 9, 0), ("V", "prompt"): (4, 160, 159, 3)}
+    assert workers.streams_without_usage() == {"default": 4, "azure": 2}

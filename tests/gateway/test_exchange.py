@@ -1,3 +1,5 @@
+import contextlib
+from functools import partial
 from types import SimpleNamespace
 
 import msgspec
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from pricing.given import SMALL
 
 from proxy.errors import JournalUnwritableError
-from proxy.gateway.exchange import Asked, Clock, Exchange
+from proxy.gateway.exchange import Asked, Clock, Exchange, Maker
 from proxy.gateway.recording import Pricing, make_record
 from proxy.metering.meter import Meter
 from proxy.metering.request import RequestFacts
@@ -37,6 +39,31 @@ class Keeper:
         self.faults.append((stage, str(error)))
 
 
+class Estimates:
+    """Works nothing out: the record falls back on sizes. Keeps what it was asked."""
+
+    def __init__(self, counted=None):
+        self.counted = counted
+        self.asked = []
+
+    async def work_out(self, need, facts, reading, sent):
+        self.asked.append(need)
+        return self.counted
+
+    def is_sampled(self, record):
+        return False
+
+    def note(self, record):
+        self.asked.append(record.exchange_id)
+
+
+def at_once(work):
+    """Runs what would go on in the background to its end: nothing in it waits for anything here."""
+    with contextlib.suppress(StopIteration):
+        work.send(None)
+    return SimpleNamespace(done=lambda: True)
+
+
 class Ticking:
     """A clock that moves on by a second with every look."""
 
@@ -58,7 +85,7 @@ def begin(api=Api.CHAT, make=make_record):
         request=RequestFacts(api, "a", True, 100),
         clock=Clock(Ticking(1_768_000_000.0), Ticking(0.0)),
         keeper=keeper,
-        make_record=lambda facts, reading: make(facts, reading, PRICING),
+        maker=Maker(partial(make, pricing=PRICING), Estimates(), at_once),
     )
     exchange.sent = True
     return exchange, keeper
@@ -190,7 +217,7 @@ def test_a_fault_at_the_end_of_metering_does_not_cost_the_record(monkeypatch):
 def test_a_record_that_cannot_be_made_is_counted():
     """The fault goes to the keeper and nothing into the relay."""
 
-    def cannot(_facts, _reading, _pricing):
+    def cannot(_facts, _reading, _counted, *, pricing):
         raise KeyError("no price")
 
     exchange, keeper = begin(make=cannot)

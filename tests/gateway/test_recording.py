@@ -52,7 +52,6 @@ SPOILT, BY_OURSELVES = (
     reading(fault=Missing.BROKEN_USAGE, deltas=(2, 1)),
     reading(fault=Missing.METER_FAULT, deltas=(2, 1)),
 )
-UNREAD = reading(fault=Missing.UNSUPPORTED_API)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +89,13 @@ UNREAD = reading(fault=Missing.UNSUPPORTED_API)
         (facts(Outcome.UPSTREAM_ERROR, 402), reading(), Source.NONE, None, None),
         (facts(Outcome.UPSTREAM_ERROR, 503), reading(), Source.NONE, None, None),
         (facts(Outcome.CLIENT_DISCONNECTED, 429), SILENT, Source.NONE, None, None),
-        (facts(api=Api.ANTHROPIC), UNREAD, Source.NONE, Missing.UNSUPPORTED_API, None),
         (facts(api=Api.MODELS), None, Source.NONE, None, None),
         (facts(Outcome.CLIENT_DISCONNECTED, api=Api.FILES), None, Source.NONE, None, None),
     ],
 )
 def test_where_the_counts_of_a_record_come_from(given, seen, source, missing, usage):
     """Reported where the provider reported; estimated where something may have been billed; else none, and no cost."""
-    made = make_record(given, seen, PRICING)
+    made = make_record(given, seen, pricing=PRICING)
     costs = [charge.total_nanos for charge in made.charges]
 
     assert (source, missing, usage) == (made.source, made.missing, made.usage)
@@ -118,14 +116,14 @@ def test_a_body_that_breaks_off_is_called_disconnected(body, outcome):
     meter = Meter(Api.CHAT)
     meter.feed(body)
 
-    assert make_record(facts(outcome), meter.finish(), PRICING).missing is Missing.DISCONNECTED
+    assert make_record(facts(outcome), meter.finish(), pricing=PRICING).missing is Missing.DISCONNECTED
 
 
 @pytest.mark.parametrize(("instant", "price_id"), [("end", "a-usd-peak"), ("start", "a-usd-flat")])
 def test_the_configured_instant_decides_the_price(instant, price_id):
     """An exchange over a change of price is charged by the instant that is set; both are kept."""
     given = facts(start_s=at("2026-01-31T23:59:58Z"), end_s=at("2026-02-01T00:00:03Z"))
-    made = make_record(given, WHOLE, Pricing(PRICING.catalog, instant))
+    made = make_record(given, WHOLE, pricing=Pricing(PRICING.catalog, instant))
 
     assert [price_id] == [charge.price_id for charge in made.charges]
     assert (given.start_s, given.end_s) == (made.start_s, made.end_s)
@@ -134,14 +132,14 @@ def test_the_configured_instant_decides_the_price(instant, price_id):
 
 def test_a_version_without_a_price_is_not_charged():
     """Tokens of an unheard-of model are kept and cost nothing known, which is not 0."""
-    made = make_record(facts(model="someone/unheard-of"), WHOLE, PRICING)
+    made = make_record(facts(model="someone/unheard-of"), WHOLE, pricing=PRICING)
 
     assert (made.usage, made.charges, made.version, made.how) == (REPORTED, (), "unheard-of", How.REQUESTED_NAME)
 
 
 def test_an_exchange_that_asks_no_model_has_no_version():
     """Model list, balance and files stand under names of their own, whatever their bodies hold."""
-    made = make_record(facts(api=Api.BALANCE, model=""), None, PRICING)
+    made = make_record(facts(api=Api.BALANCE, model=""), None, pricing=PRICING)
 
     assert (made.model, made.version, made.how, made.charges) == (NO_MODEL, NO_VERSION, How.UNKNOWN, ())
 
@@ -151,7 +149,7 @@ def test_what_was_seen_and_said_is_in_the_record():
     seen = reading()
     seen.report = UsageReport(REPORTED, (Rule.TOTAL_SUM,), '{"total_tokens":1}')
     seen.served_model, seen.fingerprint, seen.finish_reason, seen.streamed = "a\n", "fp_0123456789_x", "stop" * 99, True
-    made = make_record(facts(), seen, PRICING)
+    made = make_record(facts(), seen, pricing=PRICING)
 
     assert (made.served_model, made.fingerprint, made.finish_reason) == ("a?", "fp_0123456789_x", "stop" * 32)
     assert (made.version, made.how, made.expected_version, made.app) == ("A", How.FINGERPRINT, "B", "team")

@@ -120,10 +120,14 @@ def blocks(document):
         return [{"thinking" if "reasoning" in document["type"] else "text": delta}]
     if isinstance(output, dict):
         parts = output["message"]["content"]
-        return [part | {"thinking": part.get("reasoningContent", {}).get("reasoningText", {}).get("text")} for part in parts]
+        return [
+            part | {"thinking": part.get("reasoningContent", {}).get("reasoningText", {}).get("text")} for part in parts
+        ]
     if output:
         return [
-            {"thinking" if item["type"] == "reasoning" else "text": part["text"]} for item in output for part in item["content"]
+            {"thinking" if item["type"] == "reasoning" else "text": part["text"]}
+            for item in output
+            for part in item["content"]
         ]
     return [delta] if delta else document.get("content") or []
 
