@@ -16,7 +16,9 @@ def test_a_cassette_gives_what_is_written_beside_it(body, expected):
     """One body, one reading, wherever the bytes are cut."""
     api = Api(expected.get("api", "chat"))
 
-    assert expected == {name: value for name, value in readable(read_however_cut(body, api), api).items() if name in expected}
+    assert expected == {
+        name: value for name, value in readable(read_however_cut(body, api), api).items() if name in expected
+    }
 
 
 @pytest.mark.parametrize(("body", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
@@ -39,6 +41,10 @@ def readable(facts, api):
         "fault": facts["fault"] and facts["fault"].value,
         "deltas": {kind: facts[f"{kind}_deltas"] for kind in ("reasoning", "answer", "tool")},
         "api": api.value,
-        "said": {"reasoning": facts["reasoning"], "answer": facts["answer"], "calls": [list(call) for call in facts["calls"]]},
+        "said": {
+            "reasoning": facts["reasoning"],
+            "answer": facts["answer"],
+            "calls": [list(call) for call in facts["calls"]],
+        },
         **{name: facts[name] for name in ("served_model", "fingerprint", "finish_reason", "streamed", "ended")},
     }

@@ -18,7 +18,7 @@ LANGUAGES = {
 
 CODE = {
     "Python": 'def fold(records, *, at_s=0.0):\n    """Sum."""\n    return {k: sum(v) for k, v in records.items() if k != "x"}\n\n\n',
-    "C": "#include <stdio.h>\nint main(void) {\n\tfor (int i = 0; i < 10; ++i) printf(\"%d\\n\", i);\n\treturn 0;\n}\n",
+    "C": '#include <stdio.h>\nint main(void) {\n\tfor (int i = 0; i < 10; ++i) printf("%d\\n", i);\n\treturn 0;\n}\n',
     "JavaScript": "const f = async (x) => { await g(x ?? {}); return `${x}-${1e6}`; }; // done\r\n",
     "SQL": "SELECT a.id, COUNT(*) AS n FROM t a LEFT JOIN u ON a.id=u.id WHERE a.x >= 1000 GROUP BY 1;\n",
     "JSON": '{"a": [1, 2.5, -3e10, null, true], "bé": {"c": "d\\u00e9\\n"}, "日本": "語"}\n',
