@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench chaos outage dashboards lock clean
+.PHONY: help serve demo test check bench accuracy fuzz chaos outage dashboards lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,6 +27,12 @@ check: .venv/.dev  ## formatting, lint, types, generated files
 
 bench: .venv/.dev  ## direct, a bare relay and the proxy, compared in one run (ARGS="--help")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+accuracy: .venv/.dev  ## every recorded response in every cut: tokens reported, counted and estimated
+	$(BIN)/python -m benchmarks.accuracy
+
+fuzz: .venv/.dev  ## spoilt streams for the meter, on one core (ARGS="--chunks 10000000")
+	PYTHONPATH=.:tests $(BIN)/python -m fuzz $(ARGS)
 
 chaos: .venv/.dev  ## kill everything under traffic, then compare the books (ARGS="--runs 5 --seconds 60")
 	@bash deploy/tools.sh >/dev/null || echo "no Prometheus: what it makes of the run is left out"

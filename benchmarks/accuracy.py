@@ -158,19 +158,29 @@ def table(results: list[Result]) -> list[tuple[str, ...]]:
     return [_row(place, group) for place, group in sorted(groups.items(), key=_deepseek_first)]
 
 
-HEADS: Final = ("dialect", "host", "exchanges", "cuts", "reported", "counted", "off", "completion est.", "prompt est.")
+HEADS: Final = (
+    *("dialect", "host", "exchanges", "cuts", "cache hit", "cache miss", "reasoning", "answer", "off"),
+    *("completion est.", "prompt est."),
+)
 
 
 def _row(place: tuple[str, str], group: list[Result]) -> tuple[str, ...]:
-    reported = [result for result in group if result.reported is not None]
-    said = sum(result.reported.total for result in reported if result.reported)
-    given = sum(result.given.total for result in reported if result.given)
-    off = sum(_off(result) for result in reported) + sum(result.differing for result in group)
-    completion = [(result.completion_off, result.reported.completion) for result in reported if result.reported]
-    prompt = [(result.prompt_off, result.reported.prompt) for result in reported if result.reported]
+    reported = [result.reported for result in group if result.reported is not None]
+    given = [result.given for result in group if result.given is not None]
+    kinds = (
+        _kind([one.by_kind()[at][1] for one in reported], [one.by_kind()[at][1] for one in given]) for at in range(4)
+    )
+    off = sum(_off(result) + result.differing for result in group)
+    completion = [(result.completion_off, result.reported.completion) for result in group if result.reported]
+    prompt = [(result.prompt_off, result.reported.prompt) for result in group if result.reported]
     cuts = sum(result.cuts for result in group)
-    figures = (f"{len(group)}", f"{cuts:,}", f"{said:,}", f"{given:,}", f"{off}")
-    return (*place, *figures, _error(completion), _error(prompt))
+    return (*place, f"{len(group)}", f"{cuts:,}", *kinds, f"{off}", _error(completion), _error(prompt))
+
+
+def _kind(reported: list[int], given: list[int]) -> str:
+    """Tokens as reported, and as given in the record where a completion was divided by our count."""
+    said, divided_so = sum(reported), sum(given)
+    return f"{said:,}" if said == divided_so else f"{said:,} → {divided_so:,}"
 
 
 def _off(result: Result) -> int:

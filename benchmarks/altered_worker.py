@@ -1,5 +1,6 @@
-"""A gateway worker with one thing about its journal altered, for `benchmarks.durability`. Takes its orders as the real one does.
+"""A gateway worker with one thing altered, for `benchmarks.durability` and `benchmarks.metering`. Takes its orders as the real one does.
 
+without-meter         chunks are passed on and nobody looks at them; records are made, with a rough estimate
 without-journal       records are made and dropped: no mark, no line, no fsync, nothing to ship
 slow-fsync FILE       every fsync takes 200 ms longer; the longest stall of the event loop is written to FILE
 """
@@ -12,12 +13,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy import gateway_process
+from proxy.gateway import exchange
+from proxy.gateway.recording import Need
 from proxy.ledger import shipper
 from proxy.ledger.journal import JournalWriter
 from proxy.ledger.ledger import Ledger
 
 FSYNC_S: Final = 0.2
 TICK_S: Final = 0.001
+
+
+def without_meter() -> None:
+    """The same relay, journal and all, without a look at any chunk."""
+    exchange.METERED_APIS = frozenset()  # type: ignore[misc]
+    exchange.need_of = lambda *_: Need.NOTHING
 
 
 def without_journal() -> None:
@@ -75,7 +84,9 @@ def _note(file: Path, worst_s: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "without-journal":
+    if sys.argv[1] == "without-meter":
+        without_meter()
+    elif sys.argv[1] == "without-journal":
         without_journal()
     else:
         slow_fsync(Path(sys.argv[2]))

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 from metering.counting import PACKAGE, real
 
@@ -15,7 +13,7 @@ def test_the_first_start_keeps_what_it_built(tmp_path):
     first = load_tokenizer(tmp_path)
     kept = (tmp_path / CACHE).read_bytes()
 
-    assert [CACHE] == os.listdir(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [CACHE]
     assert len(kept) < 1_500_000
     assert first.encode(TEXT) == real().encode(TEXT)
 
@@ -42,7 +40,7 @@ def test_a_damaged_cache_is_built_anew(tmp_path, damage):
 def test_a_disk_that_takes_nothing_costs_only_time(tmp_path):
     """The folder is not there: the tokenizer is, and nothing is left behind."""
     assert load_tokenizer(tmp_path / "nowhere").count(TEXT) > 0
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ class _Whole(msgspec.Struct):
 
 _HIGH: Final = rb"\\u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_LONE_SURROGATE: Final = re.compile(_HIGH + rb"(?!" + _LOW + rb")|(?<!" + rb"\\u[dD][89abAB][0-9a-fA-F][0-9a-fA-F]" + rb")" + _LOW)
+_LONE_SURROGATE: Final = re.compile(
+    _HIGH + rb"(?!" + _LOW + rb")|(?<!" + rb"\\u[dD][89abAB][0-9a-fA-F][0-9a-fA-F]" + rb")" + _LOW
+)
 
 _whole: Final = msgspec.json.Decoder(_Whole)
 _stdlib: Final = json.JSONDecoder()

@@ -9,6 +9,7 @@ import pytest
 from e2e.stack import Proxy, free_address, stopping, wait_until
 from e2e.test_failures import DONE, FINISH, HEAD, THOUGHT, WORD, event, record_of
 from e2e.wire import Client, ask, chunk, post, upstream
+from metering.given import CASSETTES
 
 OPTION = b'"stream_options":{"include_usage":true},'
 BODY = b'{"model":"deepseek-flash","stream":true,"messages":[{"role":"user","content":"Hello there"}]}'
@@ -162,8 +163,7 @@ def test_a_usage_behind_the_end_is_counted_as_such(plain):
 def test_every_dialect_is_counted(plain, path):
     """The other two dialects, over the wire: reported, priced, with their own end marks."""
     cassette = "anthropic-stream" if "anthropic" in path else "responses-stream"
-    with open(f"tests/cassettes/{cassette}.sse", "rb") as file:
-        body = file.read()
+    body = (CASSETTES / f"{cassette}.sse").read_bytes()
     _, seen = play(plain, streaming(body), post(path, b'{"model":"deepseek-flash","stream":true}'))
     record = record_of(plain[0], seen)
 

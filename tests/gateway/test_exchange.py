@@ -217,7 +217,7 @@ def test_a_fault_at_the_end_of_metering_does_not_cost_the_record(monkeypatch):
 def test_a_record_that_cannot_be_made_is_counted():
     """The fault goes to the keeper and nothing into the relay."""
 
-    def cannot(_facts, _reading, _counted, *, pricing):
+    def cannot(_facts, _reading, _counted, **_pricing):
         raise KeyError("no price")
 
     exchange, keeper = begin(make=cannot)

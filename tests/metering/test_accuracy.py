@@ -1,10 +1,17 @@
-"""The published accuracy, held: exact where reported, within bounds where the report is withheld."""
+"""The published accuracy, held: exact where reported, within bounds where the report is withheld.
+
+The table in docs/metering.md is made anew by running this file.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 from metering.given import RECORDINGS
 
 from benchmarks import accuracy
 
+DOCS = Path(__file__).parents[2] / "docs/metering.md"
 RESULTS = accuracy.results()
 
 
@@ -36,3 +43,28 @@ def test_the_bounds_can_be_missed():
     wrong = streamed[0]._replace(estimated=accuracy.TokenUsage(0, 10_000, 0, 10_000))
 
     assert not wrong.within()
+
+
+def with_table(text):
+    """The docs with their table made anew."""
+    rows = [accuracy.HEADS, ("---",) * len(accuracy.HEADS), *accuracy.table(RESULTS)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return re.sub(
+        r"(<!-- accuracy: [^>]*-->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}\n{table}\n\n{found[2]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def test_the_published_table_is_what_was_found():
+    """Docs and recordings agree."""
+    if not RESULTS:
+        pytest.skip("no recordings")
+    text = DOCS.read_text("utf-8")
+
+    assert with_table(text) == text
+
+
+if __name__ == "__main__":
+    DOCS.write_text(with_table(DOCS.read_text("utf-8")), "utf-8")
