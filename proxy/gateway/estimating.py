@@ -68,8 +68,8 @@ class Estimator:
     ) -> TokenUsage | None:
         """The usage that the record shall have; None where a division could not be made."""
         seen = reading or Reading()
-        counted = await self._counted(facts, seen, sent)
-        if need is Need.DIVISION:
+        counted = await self._counted(facts, seen, sent if need is Need.ESTIMATE else Sent())
+        if need is Need.DIVISION:  # needs no look at the prompt
             return divided(seen.report.usage, counted) if counted and seen.report else None
         counted = counted or rough(seen, facts.request.body_bytes)
         usage = estimate(seen, counted, one_token_deltas=self._deepseek_habits)

@@ -94,36 +94,48 @@ class UsageChunkFilter:
     nothing is looked at any more.
     """
 
-    __slots__ = ("_held", "_looking", "taken_out")
+    __slots__ = ("_held", "_held_bytes", "_looking", "_tail", "taken_out")
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._tail = b""  # the last bytes that came, where the end of an event may have begun
         self._looking = True
         self.taken_out = 0
 
     def __repr__(self) -> str:
-        return f"<UsageChunkFilter took {self.taken_out} out, holds {len(self._held)} bytes>"
+        return f"<UsageChunkFilter took {self.taken_out} out, holds {self._held_bytes} bytes>"
 
     def feed(self, chunk: bytes) -> bytes:
         """What of the stream passes now."""
         if not self._looking:
             return chunk
-        whole, at, passed = self._held + chunk, 0, []
+        self._hold(chunk)
+        news, self._tail = self._tail + chunk, (self._tail + chunk)[-3:]
+        if self._held_bytes > MAX_EVENT_BYTES:
+            self._looking = False
+        elif not _EVENT_END.search(news):
+            return b""
+        whole, at, passed = b"".join(self._held), 0, []
         for end in _EVENT_END.finditer(whole):
             if end.end() == len(whole) and whole.endswith(b"\r"):
                 break  # the line feed of this CRLF may be on its way
             passed.append(self._kept(whole[at : end.end()]))
             at = end.end()
-        self._held = whole[at:]
-        if len(self._held) > MAX_EVENT_BYTES:
-            self._looking = False
-            passed.append(self.finish())
-        return b"".join(passed)
+        self._held, self._held_bytes = [], 0
+        self._hold(whole[at:])
+        return b"".join(passed) if self._looking else b"".join([*passed, self.finish()])
 
     def finish(self) -> bytes:
         """What was still held at the end of the stream and passes."""
-        rest, self._held = self._held, b""
+        rest = b"".join(self._held)
+        self._held, self._held_bytes = [], 0
         return self._kept(rest)
+
+    def _hold(self, piece: bytes) -> None:
+        if piece:
+            self._held.append(piece)
+            self._held_bytes += len(piece)
 
     def _kept(self, event: bytes) -> bytes:
         """An event; of the extra chunk only the comments that stood in it."""
