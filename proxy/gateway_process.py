@@ -173,6 +173,7 @@ class GatewayWorker:
             asks_for_usage=settings.upstream.add_include_usage,
             sample=settings.metering.estimate_sample,
             chance=random.random,
+            is_quiet=lambda: self._relay.in_flight <= 1,  # the one that has just ended
             monotonic_s=time.monotonic,
             fault=self._ledger.fault,
         )

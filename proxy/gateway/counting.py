@@ -28,6 +28,11 @@ class Counting:
     def __repr__(self) -> str:
         return f"<Counting {'ready' if self._tokenizer else self._failure or 'not loaded'}>"
 
+    @property
+    def is_ready(self) -> bool:
+        """True once the tokenizer is loaded."""
+        return self._tokenizer is not None
+
     async def run(self, count: Callable[[CountsTokens], T]) -> T:
         """What `count` makes of the tokenizer. Raises TimeoutError, and what `load` raised, now or the first time."""
         loop = asyncio.get_running_loop()

@@ -44,16 +44,21 @@ class Estimator:
         asks_for_usage: bool,
         sample: float,
         chance: Callable[[], float],
+        is_quiet: Callable[[], bool],
         monotonic_s: Callable[[], float],
         fault: Callable[[str, Exception], None],
     ) -> None:
-        """`chance` gives numbers in [0, 1); a sample is taken where one lies below `sample`."""
+        """`chance` gives numbers in [0, 1); a sample is taken where one lies below `sample`.
+
+        `is_quiet` is True while no stream would notice that the tokenizer is loaded.
+        """
         self._counting = counting
         self._pricing = pricing
         self._deepseek_habits = deepseek_habits
         self._asks_for_usage = asks_for_usage
         self._sample = sample
         self._chance = chance
+        self._is_quiet = is_quiet
         self._monotonic_s = monotonic_s
         self._fault = fault
         self._named_s = -NAME_AGAIN_AFTER_S
@@ -77,9 +82,13 @@ class Estimator:
         return self.calibration.corrected(version, usage, thinking=counted.thinking)
 
     def is_sampled(self, record: UsageRecord) -> bool:
-        """True for an exchange that shall be estimated as well: it ended well, and all of it was reported."""
+        """True for an exchange that shall be estimated as well: it ended well, and all of it was reported.
+
+        A sample is no reason to load the tokenizer while streams are under way: only an exchange that needs it is.
+        """
         fit = record.usage is not None and record.missing is None and record.outcome is Outcome.COMPLETE
-        return fit and not record.violations and self._chance() < self._sample
+        chosen = fit and not record.violations and self._chance() < self._sample
+        return chosen and (self._counting.is_ready or self._is_quiet())
 
     async def compare(self, record: UsageRecord, facts: ExchangeFacts, reading: Reading, sent: Sent) -> None:
         """Estimate a reported exchange, and learn from the difference."""

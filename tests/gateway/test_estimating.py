@@ -20,7 +20,7 @@ BODY = json.dumps(
 PROMPT = 3 + 1 + 1 + 2  # words, start, role, generation
 
 
-def estimator(*, load=Words, deepseek=True, sample=1.0, chance=0.5, asks=False, longest_s=5.0):
+def estimator(*, load=Words, deepseek=True, sample=1.0, chance=0.5, asks=False, longest_s=5.0, quiet=True):
     faults = []
     made = Estimator(
         Counting(load, longest_s),
@@ -29,6 +29,7 @@ def estimator(*, load=Words, deepseek=True, sample=1.0, chance=0.5, asks=False, 
         asks_for_usage=asks,
         sample=sample,
         chance=lambda: chance,
+        is_quiet=lambda: quiet,
         monotonic_s=lambda: 0.0,
         fault=lambda stage, error: faults.append((stage, type(error).__name__)),
     )
@@ -136,6 +137,16 @@ def test_only_whole_reported_exchanges_are_sampled(sample, chance, report, outco
     record = make_record(facts(outcome), streamed(report=TokenUsage(0, 1, 0, 1) if report else None), pricing=PRICING)
 
     assert made.is_sampled(record) is sampled
+
+
+def test_a_sample_does_not_load_the_tokenizer_under_streams():
+    """Only a quiet moment, or an exchange that needs it, is a reason to; once it is there, samples are taken again."""
+    made, _ = estimator(quiet=False)
+    record = make_record(facts(), streamed(report=TokenUsage(0, 1, 0, 1)), pricing=PRICING)
+
+    assert not made.is_sampled(record)
+    work_out(made, streamed())
+    assert made.is_sampled(record)
 
 
 def test_a_host_whose_streams_report_nothing_is_named():
