@@ -249,7 +249,7 @@ def _price_row(at: datetime, model: str, version_id: str, currency: str) -> dict
     catalog, at_s = builtin_catalog(), at.timestamp()
     found = resolve(catalog, upstream="default", requested=model, served="", fingerprint="", at_s=at_s)
     version = version_id or found.version
-    rate = rate_at(catalog, version, currency, at_s)
+    rate = rate_at(catalog, version, currency, at_s, model=model)
     return {
         "at": at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "model": model,

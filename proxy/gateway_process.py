@@ -155,7 +155,9 @@ class GatewayWorker:
             keeper=self._ledger,
             make_record=partial(make_record, pricing=pricing),
             estimates=self._estimator,
-            expected_version=lambda model, at_s: expected(pricing.catalog, requested=model, at_s=at_s),
+            expected_version=lambda asked, at_s: expected(
+                pricing.catalog, requested=asked.model, at_s=at_s, api=asked.api
+            ),
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
             hash_secret=self._orders.hash_secret,

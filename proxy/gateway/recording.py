@@ -110,7 +110,7 @@ def make_record(
     counts = _counts(facts, seen, counted)
     instant_s = facts.end_s if pricing.instant == "end" else facts.start_s
     version = version_of(facts, seen, pricing)
-    charges = _charges(pricing, counts.usage, version.version, instant_s)
+    charges = _charges(pricing, counts.usage, version.version, instant_s, facts.request.model)
     report = seen.report
     return UsageRecord(
         exchange_id=facts.exchange_id,
@@ -177,6 +177,7 @@ def version_of(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolut
         served=seen.served_model,
         fingerprint=seen.fingerprint,
         at_s=facts.start_s,
+        api=facts.request.api,
     )
 
 
@@ -206,7 +207,9 @@ def _may_have_cost(facts: ExchangeFacts) -> bool:
     return facts.sent and (facts.status < 400 or not facts.answered) and facts.outcome is not Outcome.REFUSED
 
 
-def _charges(pricing: Pricing, usage: TokenUsage | None, version: str, instant_s: float) -> tuple[Charge, ...]:
+def _charges(
+    pricing: Pricing, usage: TokenUsage | None, version: str, instant_s: float, model: str
+) -> tuple[Charge, ...]:
     if usage is None:
         return ()
-    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays)
+    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays, model=model)

@@ -54,7 +54,7 @@ class RelayParts(NamedTuple):
     keeper: KeepsRecords
     make_record: RecordMaker
     estimates: Estimates
-    expected_version: Callable[[str, float], str | None]
+    expected_version: Callable[[RequestFacts, float], str | None]
     clock: Clock
     new_id: Callable[[], str]
     hash_secret: bytes
@@ -316,7 +316,7 @@ class Relay:
     def _own_headers(self, exchange: Exchange, status: int) -> bytes:
         lines = f"{EXCHANGE_HEADER}: {exchange.exchange_id}\r\n"
         if status < 400 and exchange.request.api in METERED_APIS:
-            version = self._parts.expected_version(exchange.request.model, self._parts.clock.wall_s())
+            version = self._parts.expected_version(exchange.request, self._parts.clock.wall_s())
             if version is not None:
                 lines += f"{VERSION_HEADER}: {version}\r\n"
         return lines.encode()

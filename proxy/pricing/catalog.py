@@ -19,10 +19,12 @@ from proxy.pricing.rows import (
     AliasRow,
     DatedRow,
     FingerprintRow,
+    ForVersions,
     Placed,
     PriceRow,
     Row,
     RuleRow,
+    UnpricedRow,
     VersionRow,
     read_rows,
 )
@@ -32,6 +34,7 @@ CATALOG_FILES: Final = ("versions.toml", "prices.toml")
 """The files beside this module, for whoever reads them."""
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ANY_REST: Final = "*"
 FINGERPRINT_PREFIX: Final = len("fp_") + 10
 
 T = TypeVar("T")
@@ -57,15 +60,31 @@ class Sheet(msgspec.Struct, frozen=True):
     review_by: date
 
 
+class Pattern(msgspec.Struct, frozen=True):
+    """What every name with a beginning means, in one dialect or (`api` empty) in all."""
+
+    api: str
+    beginning: str
+    meanings: Timeline[str]
+
+
+Sheets = Mapping[str, Timeline[Sheet | None]]
+"""Prices in the order of time by the name that was asked for, and under `""` for every other; None is a stretch without."""
+
+
 class Catalog(msgspec.Struct, frozen=True):
-    """Versions and tariffs. `sheets` goes from version and currency to the prices in the order of time."""
+    """Versions and tariffs. `sheets` goes from version and currency to the prices; `patterns` has the longest first."""
 
     versions: Mapping[str, VersionRow]
     aliases: Mapping[str, Timeline[str]]
+    patterns: tuple[Pattern, ...]
     fingerprints: Mapping[str, str]
-    sheets: Mapping[str, Mapping[str, Timeline[Sheet]]]
+    sheets: Mapping[str, Mapping[str, Sheets]]
     holidays: HolidayCalendar
     rows: tuple[Placed[Row], ...]
+
+    def __repr__(self) -> str:
+        return f"<Catalog of {len(self.versions)} versions in {len(self.rows)} rows>"
 
 
 def parse_catalog(texts: Mapping[str, str]) -> Catalog:
@@ -77,11 +96,13 @@ def parse_catalog(texts: Mapping[str, str]) -> Catalog:
     rows = tuple(row for file, text in texts.items() for row in read_rows(file, text))
     versions = _unique((placed.row.id, placed) for placed in _of(rows, VersionRow))
     _unique((placed.row.id, placed) for placed in _of(rows, PriceRow))
+    aliases = _of(rows, AliasRow)
     return Catalog(
         versions={name: placed.row for name, placed in versions.items()},
-        aliases=_aliases(_of(rows, AliasRow), versions),
+        aliases=_aliases([placed for placed in aliases if not placed.row.api], versions),
+        patterns=_patterns(aliases, versions),
         fingerprints=_fingerprints(_of(rows, FingerprintRow), versions),
-        sheets=_sheets(_of(rows, PriceRow), _of(rows, RuleRow), versions),
+        sheets=_sheets([*_of(rows, PriceRow), *_of(rows, UnpricedRow)], _of(rows, RuleRow), versions),
         holidays=official_holidays(),
         rows=rows,
     )
@@ -150,12 +171,31 @@ def _span(placed: Placed[DatedRow], value: T) -> Span[T]:
     return Span(placed.row.from_s, placed.row.to_s, value, placed.where)
 
 
-def _aliases(rows: Sequence[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]) -> dict[str, Timeline[str]]:
+def _aliases(rows: Iterable[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]) -> dict[str, Timeline[str]]:
+    """What exact names mean."""
+    spans = _alias_spans(rows, versions)
+    return _timelines((name, span) for name, span in spans if not name.endswith(ANY_REST))
+
+
+def _patterns(rows: Sequence[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]) -> tuple[Pattern, ...]:
+    """Names with any rest, and names of one dialect only; of two that fit, the longer counts."""
+    found: list[Pattern] = []
+    for api in sorted({placed.row.api for placed in rows}):
+        spans = list(_alias_spans((placed for placed in rows if placed.row.api == api), versions))
+        timelines = _timelines((name, span) for name, span in spans if api or name.endswith(ANY_REST))
+        found += [Pattern(api, name, meanings) for name, meanings in timelines.items()]
+    return tuple(sorted(found, key=lambda pattern: len(pattern.beginning), reverse=True))
+
+
+def _alias_spans(
+    rows: Iterable[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]
+) -> Iterator[tuple[str, Span[str]]]:
     for placed in rows:
         version = _known(placed.row.version, placed, versions)
         if placed.row.from_s < version.from_s or placed.row.to_s > version.to_s:
             raise CatalogError(f"{placed.where}: reaches beyond the life of {version.id}")
-    return _timelines((name, _span(placed, placed.row.version)) for placed in rows for name in placed.row.names)
+        for name in placed.row.names:
+            yield name, _span(placed, placed.row.version)
 
 
 def _fingerprints(rows: Sequence[Placed[FingerprintRow]], versions: Mapping[str, Placed[VersionRow]]) -> dict[str, str]:
@@ -166,40 +206,57 @@ def _fingerprints(rows: Sequence[Placed[FingerprintRow]], versions: Mapping[str,
 
 
 def _sheets(
-    prices: Sequence[Placed[PriceRow]], rules: Sequence[Placed[RuleRow]], versions: Mapping[str, Placed[VersionRow]]
-) -> dict[str, dict[str, Timeline[Sheet]]]:
+    priced: Sequence[Placed[ForVersions]], rules: Sequence[Placed[RuleRow]], versions: Mapping[str, Placed[VersionRow]]
+) -> dict[str, dict[str, Sheets]]:
     schemes = _timelines((placed.row.scheme, _span(placed, _peak_rule(placed.row))) for placed in rules)
-    sheets: defaultdict[str, dict[str, Timeline[Sheet]]] = defaultdict(dict)
-    for (version, currency), rows in _priced(prices, versions).items():
-        spans = [(version, span) for placed in rows for span in _sheet_spans(placed, schemes)]
-        sheets[version][currency] = _timelines(spans)[version]
+    sheets: defaultdict[str, dict[str, Sheets]] = defaultdict(dict)
+    for (version, currency), rows in _priced(priced, versions).items():
+        sheets[version][currency] = _by_name(rows, schemes)
     return dict(sheets)
 
 
+def _by_name(rows: Sequence[Placed[ForVersions]], schemes: Mapping[str, Timeline[PeakRule]]) -> Sheets:
+    """The prices of a version under each name that has some of its own, what holds for all names among them."""
+    names = {name for placed in rows for name in placed.row.names} | {""}
+    return _timelines(
+        (name, span)
+        for name in sorted(names)
+        for placed in rows
+        if not placed.row.names or name in placed.row.names
+        for span in _sheet_spans(placed, schemes)
+    )
+
+
 def _priced(
-    prices: Sequence[Placed[PriceRow]], versions: Mapping[str, Placed[VersionRow]]
-) -> dict[tuple[str, str], list[Placed[PriceRow]]]:
-    grouped: defaultdict[tuple[str, str], list[Placed[PriceRow]]] = defaultdict(list)
-    for placed in prices:
+    rows: Sequence[Placed[ForVersions]], versions: Mapping[str, Placed[VersionRow]]
+) -> dict[tuple[str, str], list[Placed[ForVersions]]]:
+    grouped: defaultdict[tuple[str, str], list[Placed[ForVersions]]] = defaultdict(list)
+    for placed in rows:
         for version in placed.row.versions:
             _known(version, placed, versions)
             grouped[version, placed.row.currency].append(placed)
     return grouped
 
 
-def _sheet_spans(placed: Placed[PriceRow], schemes: Mapping[str, Timeline[PeakRule]]) -> Iterator[Span[Sheet]]:
+def _sheet_spans(
+    placed: Placed[ForVersions], schemes: Mapping[str, Timeline[PeakRule]]
+) -> Iterator[Span[Sheet | None]]:
     """The price cut at the instants at which its scheme changed, so that one look-up finds both."""
-    if placed.row.scheme is None:
-        yield _span(placed, _sheet(placed.row, None))
+    row = placed.row
+    if not isinstance(row, PriceRow):
+        yield _span(placed, None)
         return
-    known_s: float = placed.row.from_s
-    for span in schemes[placed.row.scheme].spans if placed.row.scheme in schemes else ():
-        from_s, to_s = max(span.from_s, placed.row.from_s), min(span.to_s, placed.row.to_s)
+    if row.scheme is None:
+        yield _span(placed, _sheet(row, None))
+        return
+    known_s: float = row.from_s
+    for span in schemes[row.scheme].spans if row.scheme in schemes else ():
+        from_s, to_s = max(span.from_s, row.from_s), min(span.to_s, row.to_s)
         if from_s < to_s and from_s == known_s:
-            yield Span(from_s, to_s, _sheet(placed.row, span.value), placed.where)
+            yield Span(from_s, to_s, _sheet(row, span.value), placed.where)
             known_s = to_s
-    if known_s < placed.row.to_s:
-        raise CatalogError(f"{placed.where}: scheme {placed.row.scheme} has no rule for all of its time")
+    if known_s < row.to_s:
+        raise CatalogError(f"{placed.where}: scheme {row.scheme} has no rule for all of its time")
 
 
 def _sheet(row: PriceRow, rule: PeakRule | None) -> Sheet:

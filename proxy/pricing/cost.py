@@ -28,10 +28,18 @@ def charge(usage: TokenUsage, rate: Rate) -> Charge:
 
 
 def price_usage(
-    catalog: Catalog, usage: TokenUsage, version: str, at_s: float, holidays: HolidayCalendar = NO_HOLIDAYS
+    catalog: Catalog,
+    usage: TokenUsage,
+    version: str,
+    at_s: float,
+    holidays: HolidayCalendar = NO_HOLIDAYS,
+    *,
+    model: str = "",
 ) -> tuple[Charge, ...]:
-    """One charge for each currency in which `version` has a price at the instant; none where it has no price."""
-    rates = (rate_at(catalog, version, currency, at_s, holidays) for currency in catalog.sheets.get(version, ()))
+    """One charge for each currency in which `version`, asked for as `model`, has a price at the instant; none where it has no price."""
+    rates = (
+        rate_at(catalog, version, currency, at_s, holidays, model=model) for currency in catalog.sheets.get(version, ())
+    )
     return tuple(charge(usage, rate) for rate in rates if rate is not None)
 
 

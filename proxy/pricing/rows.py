@@ -85,10 +85,20 @@ class VersionRow(DatedRow, frozen=True, kw_only=True):
 
 
 class AliasRow(DatedRow, frozen=True, kw_only=True):
-    """Names, requested or served, that meant one version for a time."""
+    """Names, requested or served, that meant one version for a time; with `api` only in that dialect.
+
+    A name may end in `*`, which stands for any rest.
+    """
 
     names: Annotated[tuple[Name, ...], Meta(min_length=1)]
     version: Name
+    api: Literal["", "chat", "fim", "anthropic", "responses"] = ""
+
+    def __post_init__(self) -> None:
+        """Refuses (ValueError) a `*` anywhere but at the end."""
+        super().__post_init__()
+        if any("*" in name[:-1] for name in self.names):
+            raise ValueError("a * may stand only at the end of a name")
 
     @property
     def title(self) -> str:
@@ -97,10 +107,20 @@ class AliasRow(DatedRow, frozen=True, kw_only=True):
 
 
 class FingerprintRow(Row, frozen=True, kw_only=True):
-    """A `system_fingerprint` that tells the version, without what stands behind its 10-hex prefix."""
+    """A `system_fingerprint` that tells the version, without what stands behind its 10-hex prefix; days of its sightings."""
 
     fingerprint: Name
     version: Name
+    first_seen: date | None = None
+    last_seen: date | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses (ValueError) one sighting without the other, and a last one before the first."""
+        super().__post_init__()
+        if (self.first_seen is None) != (self.last_seen is None):
+            raise ValueError("first_seen and last_seen come together")
+        if self.first_seen is not None and self.last_seen is not None and self.last_seen < self.first_seen:
+            raise ValueError("last_seen lies before first_seen")
 
     @property
     def title(self) -> str:
@@ -139,12 +159,30 @@ class PriceSheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return (hit, nano_units(self.input_cache_miss), output, output)
 
 
-class PriceRow(DatedRow, frozen=True, kw_only=True):
+class ForVersions(DatedRow, frozen=True, kw_only=True):
+    """What holds of some versions in one currency; with `names` only where one of these was asked for.
+
+    DeepSeek prices names: in 2025 one version cost less as deepseek-chat than as deepseek-reasoner.
+    """
+
+    versions: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    names: tuple[Name, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The versions and the currency."""
+        return f"{', '.join(self.versions)} in {self.currency}"
+
+
+class UnpricedRow(ForVersions, frozen=True, kw_only=True):
+    """A stretch of which nobody could find the price: said, so that a gap in the catalog is never an oversight."""
+
+
+class PriceRow(ForVersions, frozen=True, kw_only=True):
     """What some versions cost in one currency: one price all day, or the peak price of a scheme and its off-peak half."""
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,127}$")]
-    versions: Annotated[tuple[Name, ...], Meta(min_length=1)]
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
     per_million: PriceSheet
     scheme: Name | None = None
     off_peak: PriceSheet | None = None
@@ -203,6 +241,7 @@ ROW_TYPES: Final[Mapping[str, type[Row]]] = {
     "fingerprint": FingerprintRow,
     "rule": RuleRow,
     "price": PriceRow,
+    "unpriced": UnpricedRow,
 }
 """The tables a file may hold, `[[version]]` and so on. Any file may hold any of them."""
 

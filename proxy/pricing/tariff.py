@@ -39,13 +39,20 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 def rate_at(
-    catalog: Catalog, version: str, currency: str, at_s: float, holidays: HolidayCalendar = NO_HOLIDAYS
+    catalog: Catalog,
+    version: str,
+    currency: str,
+    at_s: float,
+    holidays: HolidayCalendar = NO_HOLIDAYS,
+    *,
+    model: str = "",
 ) -> Rate | None:
     """The rate at an instant (seconds since the epoch); None where no price is known, which is not a price of zero.
 
-    `holidays` holds the operator's own calendars per year and goes before the official ones.
+    `holidays` holds the operator's own calendars per year and goes before the official ones. `model` is the name that was
+    asked for: in 2025 it decided the price.
     """
-    sheet = sheet_at(catalog, version, currency, at_s)
+    sheet = sheet_at(catalog, version, currency, at_s, model)
     if sheet is None:
         return None
     return _rate(version, currency, sheet, _band(sheet.rule, at_s, holidays, catalog.holidays))
@@ -62,12 +69,17 @@ def bands(catalog: Catalog, version: str, currency: str, at_s: float) -> tuple[R
 
 def currencies(catalog: Catalog, version: str) -> tuple[str, ...]:
     """The currencies in which a version has, or had, a price."""
-    return tuple(catalog.sheets.get(version, ()))
+    return tuple(
+        currency
+        for currency, by_name in catalog.sheets.get(version, {}).items()
+        if any(span.value is not None for prices in by_name.values() for span in prices.spans)
+    )
 
 
-def sheet_at(catalog: Catalog, version: str, currency: str, at_s: float) -> Sheet | None:
+def sheet_at(catalog: Catalog, version: str, currency: str, at_s: float, model: str = "") -> Sheet | None:
     """The price sheet in force, with its rule and before any question about the hour."""
-    prices = catalog.sheets.get(version, {}).get(currency)
+    by_name = catalog.sheets.get(version, {}).get(currency, {})
+    prices = by_name.get(model) or by_name.get("")
     return None if prices is None else prices.at(at_s)
 
 

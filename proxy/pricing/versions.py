@@ -35,11 +35,12 @@ def resolve(
     served: str,
     fingerprint: str,
     at_s: float,
+    api: str = "",
     routes: Mapping[str, str] = NO_ROUTES,
 ) -> Resolution:
     """The version behind one exchange; `at_s` (seconds since the epoch) is the instant that decides aliases.
 
-    Empty strings stand for what was not sent. `routes` goes from `upstream/requested` or `requested` to a version.
+    `api` is the dialect: on Anthropic's, names of other makers' models mean something. Empty strings stand for what was not sent. `routes` goes from `upstream/requested` or `requested` to a version.
     """
     routed = _routed(routes, upstream, requested)
     if routed is not None:
@@ -47,18 +48,24 @@ def resolve(
     known = catalog.fingerprints.get(fingerprint_key(fingerprint))
     if known is not None:
         return Resolution(known, How.FINGERPRINT)
-    meant = _meant(catalog, served or requested, at_s)
+    meant = _meant(catalog, served or requested, at_s, api)
     if meant is not None:
         return Resolution(meant, How.ALIAS)
     return _by_name(served, requested)
 
 
 def expected(
-    catalog: Catalog, *, requested: str, at_s: float, upstream: str = "", routes: Mapping[str, str] = NO_ROUTES
+    catalog: Catalog,
+    *,
+    requested: str,
+    at_s: float,
+    upstream: str = "",
+    api: str = "",
+    routes: Mapping[str, str] = NO_ROUTES,
 ) -> str | None:
     """The version known before the upstream answered: a route's or the alias's; None where only the body can tell."""
     routed = _routed(routes, upstream, requested)
-    return _meant(catalog, requested, at_s) if routed is None else clean_label(routed)
+    return _meant(catalog, requested, at_s, api) if routed is None else clean_label(routed)
 
 
 def without_host(name: str) -> str:
@@ -72,9 +79,19 @@ def _routed(routes: Mapping[str, str], upstream: str, requested: str) -> str | N
     return routes.get(f"{upstream}/{requested}") or routes.get(requested) or None
 
 
-def _meant(catalog: Catalog, name: str, at_s: float) -> str | None:
+def _meant(catalog: Catalog, name: str, at_s: float, api: str) -> str | None:
+    """What a name meant: as it stands, else by the longest pattern of its dialect that fits."""
     meanings = catalog.aliases.get(name)
-    return None if meanings is None else meanings.at(at_s)
+    if meanings is not None:
+        return meanings.at(at_s)
+    for pattern in catalog.patterns if name else ():
+        if pattern.api in ("", api) and _fits(name, pattern.beginning):
+            return pattern.meanings.at(at_s)
+    return None
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _by_name(served: str, requested: str) -> Resolution:

@@ -7,7 +7,9 @@ from pricing.given import FACTS, FLASH, FLASH_1017, PRO, SMALL, at, shipped_text
 
 from proxy.errors import CatalogError
 from proxy.pricing.catalog import fingerprint_key, in_force, overdue, parse_catalog
-from proxy.pricing.rows import AliasRow, PriceRow
+from proxy.pricing.rows import AliasRow, ForVersions, PriceRow
+from proxy.pricing.tariff import sheet_at
+from proxy.usage import CURRENCIES
 
 NEXT_PRICE = f"""
 [[price]]
@@ -100,32 +102,73 @@ def test_an_empty_catalog_is_one():
     assert in_force(parse_catalog({}), 0.0) == ()
 
 
-@given(at_s=st.integers(int(at("2026-04-01T00:00:00Z")), int(at("2028-01-01T00:00:00Z"))))
-def test_one_row_at_most_per_instant(catalog, at_s):
-    """At any second a name has one version at most, and a version one price at most in a currency."""
-    prices = [placed.row for placed in catalog.rows if isinstance(placed.row, PriceRow)]
-    for version, currencies in catalog.sheets.items():
-        for currency, line in currencies.items():
-            rows = [row for row in prices if version in row.versions and currency == row.currency]
-            ids = [row.id for row in rows if row.from_s <= at_s < row.to_s]
-            sheet = line.at(at_s)
-            assert ids == ([] if sheet is None else [sheet.price_id])
+ANY_INSTANT = st.integers(int(at("2024-05-07T00:00:00Z")), int(at("2028-01-01T00:00:00Z")))
 
 
-@given(at_s=st.integers(int(at("2026-04-01T00:00:00Z")), int(at("2028-01-01T00:00:00Z"))))
+@given(at_s=ANY_INSTANT)
+def test_every_instant_of_a_versions_life_has_one_row_per_currency(catalog, at_s):
+    """At any second, under any name it answered to: one price, or a stretch that is said to be without; never two, never none."""
+    rows = [placed.row for placed in catalog.rows if isinstance(placed.row, ForVersions)]
+    for version in catalog.versions.values():
+        for currency in CURRENCIES:
+            for name in names_of(catalog, version.id, at_s) or [""]:
+                fitting = [row for row in rows if holds(row, version.id, currency, name, at_s)]
+                lives = version.from_s <= at_s < version.to_s
+                assert len(fitting) == 1 or (not lives and not fitting), (version.id, currency, name)
+                sheet = sheet_at(catalog, version.id, currency, at_s, name)
+                assert [row.id for row in fitting if isinstance(row, PriceRow)] == ([sheet.price_id] if sheet else [])
+
+
+def names_of(catalog, version, at_s):
+    """The exact names under which a version answered at an instant."""
+    return [name for name, meanings in catalog.aliases.items() if meanings.at(at_s) == version]
+
+
+def holds(row, version, currency, name, at_s):
+    in_time = row.from_s <= at_s < row.to_s
+    return in_time and version in row.versions and row.currency == currency and (not row.names or name in row.names)
+
+
+@given(at_s=ANY_INSTANT)
 def test_a_name_means_one_version_at_most(catalog, at_s):
     """At any second the alias timeline says what reading down the rows says."""
-    rows = [placed.row for placed in catalog.rows if isinstance(placed.row, AliasRow)]
+    rows = [placed.row for placed in catalog.rows if isinstance(placed.row, AliasRow) and not placed.row.api]
     for name, line in catalog.aliases.items():
         meant = [row.version for row in rows if name in row.names and row.from_s <= at_s < row.to_s]
         version = line.at(at_s)
         assert meant == ([] if version is None else [version])
 
 
-@given(at_s=st.integers(int(at("2026-04-24T00:00:00Z")), int(at("2028-01-01T00:00:00Z"))))
+@given(at_s=ANY_INSTANT)
 def test_every_version_in_force_has_a_price_in_usd(catalog, at_s):
-    """There is no second since the V4 previews in which a name answers and costs nobody knows what."""
-    assert all(catalog.sheets[version]["USD"].at(at_s) for version, _ in in_force(catalog, at_s))
+    """There is no second since V2 in which a name answers and costs nobody knows what."""
+    for version, names in in_force(catalog, at_s):
+        assert all(sheet_at(catalog, version, "USD", at_s, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        'names = ["a*b"]\nversion = "A"\nvalid_from = 2026-01-01T00:00:00Z',
+        'names = ["*a"]\nversion = "A"\nvalid_from = 2026-01-01T00:00:00Z',
+    ],
+)
+def test_a_star_stands_only_at_the_end(row):
+    """Anything else would be a language."""
+    with pytest.raises(CatalogError, match="only at the end"):
+        parse_catalog(SMALL | {"more.toml": f"[[alias]]\n{row}\n{FACTS}"})
+
+
+def test_a_price_of_a_name_and_one_of_all_names_do_not_stand_side_by_side():
+    """Which of the two held would be a guess; under different names they may."""
+    own = NEXT_PRICE.replace('"A"', '"B"').replace('"again"', '"own"')
+    version = f'[[version]]\nid = "B"\nvalid_from = 2026-01-01T00:00:00Z\n{FACTS}'
+    named = own.replace('currency = "USD"', 'currency = "USD"\nnames = ["b"]')
+    other = own.replace('currency = "USD"', 'currency = "USD"\nnames = ["c"]').replace('"own"', '"other"')
+    parse_catalog(SMALL | {"more.toml": version + named, "other.toml": other})
+
+    with pytest.raises(CatalogError, match="overlaps"):
+        parse_catalog(SMALL | {"more.toml": version + named, "other.toml": own.replace('"own"', '"other"')})
 
 
 def test_what_is_in_force_on_23_november_2026(catalog):
