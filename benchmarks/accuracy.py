@@ -137,7 +137,7 @@ def result_of(recording: Recording, tokenizer: CountsTokens) -> Result:
         withheld = _read(recording.api, [without_usage(recording.body)])
         assert withheld.report is None
         habits = recording.host == DEEPSEEK
-        estimated = estimate(withheld, _count(recording, withheld, tokenizer), one_token_deltas=habits)
+        estimated = estimate(withheld, _count(recording, withheld, tokenizer), one_token_deltas=habits).usage
     return Result(recording, len(cuts), differing, reported, given, counted.thinking, estimated, bool(whole.calls))
 
 

@@ -114,6 +114,7 @@ class Rule(StrEnum):
     REASONING_WITHIN_COMPLETION = "reasoning_within_completion"
     TOTAL_SUM = "total_sum"  # prompt + completion = total
     NOT_NEGATIVE = "not_negative"
+    UNREADABLE_FIELD = "unreadable_field"  # beside good totals stands something that is no count
 
 
 class TokenUsage(msgspec.Struct, frozen=True):

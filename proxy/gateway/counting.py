@@ -22,6 +22,7 @@ class Counting:
         self._load = load
         self._longest_s = longest_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._waiting = 0
         self._tokenizer: CountsTokens | None = None
         self._failure: Exception | None = None
 
@@ -29,14 +30,18 @@ class Counting:
         return f"<Counting {'ready' if self._tokenizer else self._failure or 'not loaded'}>"
 
     @property
-    def is_ready(self) -> bool:
-        """True once the tokenizer is loaded."""
-        return self._tokenizer is not None
+    def is_idle(self) -> bool:
+        """True where the tokenizer is loaded and nothing waits for it."""
+        return self._tokenizer is not None and not self._waiting
 
     async def run(self, count: Callable[[CountsTokens], T]) -> T:
         """What `count` makes of the tokenizer. Raises TimeoutError, and what `load` raised, now or the first time."""
         loop = asyncio.get_running_loop()
-        return await asyncio.wait_for(loop.run_in_executor(self._thread, self._counted, count), self._longest_s)
+        self._waiting += 1
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._thread, self._counted, count), self._longest_s)
+        finally:
+            self._waiting -= 1
 
     def close(self) -> None:
         """Let the thread end; what waits in it is dropped."""

@@ -4,11 +4,12 @@ Reading on costs what the model goes on to say, so it is a choice, per upstream 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Final, Protocol, TypeVar
 
 from proxy.errors import RelayError, UpstreamBrokeError
 from proxy.gateway.exchange import Caps, Exchange
+from proxy.gateway.framing import LineBreakError
 from proxy.settings import AppSettings, UpstreamSettings
 from proxy.usage import Outcome
 
@@ -27,6 +28,9 @@ class Answered(Protocol):
 
     def close(self) -> None:
         """Give the connection back or close it."""
+
+
+A = TypeVar("A", bound=Answered)
 
 
 def caps_for(app: str, apps: Mapping[str, AppSettings], upstream: UpstreamSettings) -> Caps | None:
@@ -67,26 +71,34 @@ class Background:
             await asyncio.wait(self._tasks)
 
 
-async def drain(exchange: Exchange, answering: Callable[[], Awaitable[Answered]], caps: Caps) -> None:
+async def drain(exchange: Exchange, answering: "asyncio.Future[A]", caps: Caps) -> None:
     """Read an exchange on whose client is gone, to its end or to a cap, and write its record. Never raises."""
-    answer: Answered | None = None
+    answer: A | None = None
     try:
         async with asyncio.timeout(caps.seconds):
-            answer = await answering()
+            answer = await answering
             await _read_on(exchange, answer, caps.tokens)
-    except (TimeoutError, UpstreamBrokeError, RelayError, OSError):
+    except (TimeoutError, UpstreamBrokeError, RelayError, LineBreakError, OSError):
         pass  # what was seen by then is what there is
     finally:
         exchange.end(Outcome.CLIENT_DISCONNECTED)
         exchange.close()
         if answer is not None:
             answer.close()
+        else:
+            answering.add_done_callback(_close_unclaimed)
 
 
 async def _read_on(exchange: Exchange, answer: Answered, most_tokens: int) -> None:
     if not exchange.is_answered:
         exchange.answered(answer.status, answer.content_encoding)
-    while exchange.output_deltas < most_tokens:
+    while exchange.may_report and exchange.output_deltas < most_tokens:
         data = await answer.read()
         if exchange.feed(data) or answer.at_end():
             return
+
+
+def _close_unclaimed(answering: "asyncio.Future[A]") -> None:
+    """An answer that came in the moment in which it was given up is closed all the same."""
+    if not answering.cancelled() and answering.exception() is None:
+        answering.result().close()

@@ -73,29 +73,31 @@ class Estimator:
     ) -> TokenUsage | None:
         """The usage that the record shall have; None where a division could not be made."""
         seen = reading or Reading()
-        counted = await self._counted(facts, seen, sent if need is Need.ESTIMATE else Sent())
-        if need is Need.DIVISION:  # needs no look at the prompt
+        prompt_counts = need is Need.ESTIMATE and seen.known_prompt is None
+        counted = await self._counted(facts, seen, sent if prompt_counts else Sent())
+        if need is Need.DIVISION:
             return divided(seen.report.usage, counted) if counted and seen.report else None
         counted = counted or rough(seen, facts.request.body_bytes)
-        usage = estimate(seen, counted, one_token_deltas=self._deepseek_habits)
-        version = version_of(facts, seen, self._pricing).version
-        return self.calibration.corrected(version, usage, thinking=counted.thinking)
+        guessed = estimate(seen, counted, one_token_deltas=self._deepseek_habits)
+        return self.calibration.corrected(version_of(facts, seen, self._pricing).version, guessed)
 
     def is_sampled(self, record: UsageRecord) -> bool:
         """True for an exchange that shall be estimated as well: it ended well, and all of it was reported.
 
-        A sample is no reason to load the tokenizer while streams are under way: only an exchange that needs it is.
+        A sample is no reason to load the tokenizer while streams are under way, or to be counted before an exchange that
+        needs it: one that comes at such a moment is left out.
         """
         fit = record.usage is not None and record.missing is None and record.outcome is Outcome.COMPLETE
-        chosen = fit and not record.violations and self._chance() < self._sample
-        return chosen and (self._counting.is_ready or self._is_quiet())
+        whole = fit and not record.violations and not record.reasoning_counted
+        chosen = whole and self._chance() < self._sample
+        return chosen and (self._counting.is_idle or self._is_quiet())
 
     async def compare(self, record: UsageRecord, facts: ExchangeFacts, reading: Reading, sent: Sent) -> None:
         """Estimate a reported exchange, and learn from the difference."""
         counted = await self._counted(facts, reading, sent)
         if counted is not None and record.usage is not None:
             guessed = estimate(reading, counted, one_token_deltas=self._deepseek_habits)
-            self.calibration.take(record.version, record.usage, guessed, thinking=counted.thinking)
+            self.calibration.take(record.version, record.usage, guessed)
 
     def note(self, record: UsageRecord) -> None:
         """Look at a record: a stream that ended well and without usage says something of its host."""

@@ -85,6 +85,13 @@ class Maker(NamedTuple):
     later: Callable[[Coroutine[None, None, None]], "asyncio.Task[None]"]
 
 
+def outcome_of(error: RelayError) -> Outcome:
+    """How an exchange ended that we answered ourselves."""
+    if error.status == 504:
+        return Outcome.TIMED_OUT
+    return Outcome.UPSTREAM_DISCONNECTED if error.status == 502 else Outcome.REFUSED
+
+
 class Exchange:
     """The state of one exchange. `end` writes the record; every later call of it changes nothing."""
 
@@ -200,6 +207,13 @@ class Exchange:
     def output_deltas(self) -> int:
         """Pieces of output seen so far: at DeepSeek's own host about as many tokens."""
         return 0 if self._meter is None else self._meter.output_deltas
+
+    @property
+    def may_report(self) -> bool:
+        """True while a usage may still come: not for what costs no tokens, an error, or what the meter cannot read."""
+        if not self.is_answered:
+            return self.request.api in METERED_APIS
+        return self._meter is not None and self._status < HTTP_ERRORS and not self._meter.gave_up
 
     def end(self, outcome: Outcome) -> None:
         """Write the record, as of now; where something has to be counted first, `settling` is the task that does both.

@@ -187,7 +187,7 @@ def _counts(facts: ExchangeFacts, seen: Reading, counted: TokenUsage | None) -> 
         return _Counts(Source.REPORTED, counted or seen.report.usage)
     if need_of(facts, seen) is Need.NOTHING:
         return _Counts(Source.NONE)
-    usage = counted or estimate(seen, rough(seen, facts.request.body_bytes), one_token_deltas=True)
+    usage = counted or estimate(seen, rough(seen, facts.request.body_bytes), one_token_deltas=True).usage
     return _Counts(Source.ESTIMATED, usage, _missing(facts.outcome, seen.fault))
 
 

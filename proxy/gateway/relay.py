@@ -6,7 +6,7 @@ of an exchange the record is written before the client can see that end.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.errors import BadRequestError, RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
 from proxy.gateway.draining import Background, drain
 from proxy.gateway.estimating import Sent
-from proxy.gateway.exchange import Asked, Caps, Clock, Estimates, Exchange, KeepsRecords, Maker
+from proxy.gateway.exchange import Asked, Caps, Clock, Estimates, Exchange, KeepsRecords, Maker, outcome_of
 from proxy.gateway.framing import (
     LAST_CHUNK,
     Framing,
@@ -233,7 +233,7 @@ class Relay:
             await exchange.settled()
             _break_off(request)
         except (ConnectionError, asyncio.CancelledError):
-            self._read_on(exchange, partial(_there, answer))
+            self._read_on(exchange, _there(answer))
             raise
         finally:
             if not exchange.draining:
@@ -256,7 +256,7 @@ class Relay:
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
-                self._read_on(exchange, lambda: task)
+                self._read_on(exchange, task)
                 if not exchange.draining:
                     task.cancel()
                 raise
@@ -275,9 +275,9 @@ class Relay:
             client=ClientSide(partial(_is_behind, request), partial(_give_up, request)),
         )
 
-    def _read_on(self, exchange: Exchange, answering: Callable[[], Awaitable[Answer]]) -> None:
-        """The client is gone; read the upstream on, where that is wanted and not everything is to end."""
-        if exchange.caps is not None and not self.stopping and not exchange.recorded:
+    def _read_on(self, exchange: Exchange, answering: "asyncio.Future[Answer]") -> None:
+        """The client is gone; read the upstream on, where that is wanted, may tell a usage, and not everything is to end."""
+        if exchange.caps is not None and exchange.may_report and not self.stopping and not exchange.recorded:
             exchange.draining = True
             self._drains.start(drain(exchange, answering, exchange.caps))
 
@@ -324,7 +324,7 @@ class Relay:
     async def _own_answer(self, exchange: Exchange, error: RelayError) -> web.StreamResponse:
         """Answer in the upstream's place, in its error shape."""
         exchange.refused(error.status, sent=exchange.sent and was_sent(error))
-        exchange.end(_outcome_of(error))
+        exchange.end(outcome_of(error))
         await exchange.settled()
         body = error.body()
         response = web.Response(status=error.status, body=body, content_type="application/json")
@@ -343,8 +343,10 @@ async def _pass_on(
     while True:
         try:
             data = await answer.next_chunk()
-        except ClientError as error:
-            raise as_break(error) from error
+        except (ClientError, UpstreamBrokeError) as error:
+            if extra is not None:  # what was held of a half event is the client's, too
+                await response.pass_on(extra.finish())
+            raise error if isinstance(error, UpstreamBrokeError) else as_break(error) from error
         received += len(data)
         ended = exchange.feed(data) if data else True
         at_end = answer.at_end()
@@ -354,6 +356,7 @@ async def _pass_on(
                 await exchange.settled()
         if extra is not None:
             data = extra.feed(data) + (extra.finish() if at_end else b"")
+            response.begin()
         if at_end:
             await response.end(data)
             return
@@ -365,8 +368,11 @@ def _filter_for(answer: Answer) -> UsageChunkFilter | None:
     return UsageChunkFilter() if answer.content_length is None and not answer.content_encoding else None
 
 
-async def _there(answer: Answer) -> Answer:
-    return answer
+def _there(answer: Answer) -> "asyncio.Future[Answer]":
+    """An answer that is there, as one that may still be awaited."""
+    there: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    there.set_result(answer)
+    return there
 
 
 def _break_off(request: web.BaseRequest) -> None:
@@ -384,12 +390,6 @@ def _give_up(request: web.BaseRequest) -> None:
     """Drop a client that does not read any more: what is still to be sent to it will never be."""
     if request.transport is not None:
         request.transport.abort()
-
-
-def _outcome_of(error: RelayError) -> Outcome:
-    if error.status == 504:
-        return Outcome.TIMED_OUT
-    return Outcome.UPSTREAM_DISCONNECTED if error.status == 502 else Outcome.REFUSED
 
 
 def _credential(request: web.BaseRequest) -> str | None:

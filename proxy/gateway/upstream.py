@@ -97,8 +97,8 @@ class Answer:
         """As `next_chunk`, for whoever does not know the library. Raises UpstreamBrokeError."""
         try:
             return await self.next_chunk()
-        except aiohttp.ClientError as error:
-            raise as_break(error) from error
+        except (aiohttp.ClientError, HttpProcessingError, RuntimeError) as error:
+            raise as_break(error) from error  # RuntimeError: the library's word for a body that cannot go on
 
     def close(self) -> None:
         """Give the connection back, or close it where the body has not come to its end: the upstream shall stop."""
@@ -112,7 +112,7 @@ class Answer:
             self._sending.cancel()
 
 
-def as_break(error: aiohttp.ClientError) -> UpstreamBrokeError:
+def as_break(error: Exception) -> UpstreamBrokeError:
     """What an exception of the library's means that came up while a body was read."""
     return UpstreamBrokeError(f"the upstream broke the body off: {type(error).__name__}")
 

@@ -1,8 +1,7 @@
 """The reader of Anthropic messages, streamed or not, as DeepSeek's `/anthropic` endpoint and others send them.
 
 A stream says its usage twice: `message_start` has the input, `message_delta` the output so far, and at DeepSeek the input
-again. Both are put together field by field, the larger one counts: hosts were seen that leave out, or put 0 for, what
-they have said before. Until a `message_delta` came, the output is not reported. Reasoning is not counted apart by anybody;
+again. Both are put together: hosts were seen that leave out, or put 0 for, what they have said before. Until a `message_delta` came, the output is not reported. Reasoning is not counted apart by anybody;
 its text goes by in `thinking` blocks. `message_stop` is the end.
 """
 
@@ -11,10 +10,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, text_of
+from proxy.metering.documents import NULL, index_of, repaired, text_of
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
-from proxy.metering.usage_report import AnthropicUsage, anthropic_report, decode_anthropic_usage
+from proxy.metering.usage_report import AnthropicUsage, anthropic_report, decode_anthropic_usage, whole
 from proxy.usage import Missing
 
 
@@ -26,26 +25,26 @@ class _Block(msgspec.Struct):
     partial_json: Any = None
     name: Any = None
     input: Raw | UnsetType = UNSET
-    stop_reason: str | None = None
+    stop_reason: Any = None
 
 
 class _Message(msgspec.Struct):
-    model: str | None = None
-    stop_reason: str | None = None
+    model: Any = None
+    stop_reason: Any = None
     usage: Raw | UnsetType = UNSET
-    content: list[_Block] | None = None
+    content: Raw | UnsetType = UNSET
 
 
 class _Document(msgspec.Struct):
     """An event of a stream, or a whole message."""
 
-    type: str | None = None
-    index: int | None = None
+    type: Any = None
+    index: Any = None
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Block | None = None
-    model: str | None = None
-    stop_reason: str | None = None
+    model: Any = None
+    stop_reason: Any = None
     content: Raw | UnsetType = UNSET
     usage: Raw | UnsetType = UNSET
 
@@ -72,16 +71,19 @@ class AnthropicReader:
         try:
             seen = _document.decode(document)
         except UNREADABLE:
-            self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
+            if (mended := repaired(document)) is not None:
+                self.read(mended)
+            else:
+                self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
             return
         if seen.message is not None:
             self._take_head(seen.message)
         self._take_name(seen.model, seen.stop_reason)
         if seen.content_block is not None:
-            self._take_block(seen.index or 0, seen.content_block, 1)
+            self._take_block(index_of(seen.index), seen.content_block, 1)
         if seen.delta is not None:
             self._take_name(None, seen.delta.stop_reason)
-            self._take_block(seen.index or 0, seen.delta, 1)
+            self._take_block(index_of(seen.index), seen.delta, 1)
         if seen.content is not UNSET:
             self._take_blocks(bytes(seen.content))
         if seen.usage is not UNSET:
@@ -92,16 +94,14 @@ class AnthropicReader:
     def _take_head(self, message: _Message) -> None:
         """What `message_start` says. Its usage is a first one: the output in it is none yet."""
         self._take_name(message.model, message.stop_reason)
-        for index, block in enumerate(message.content or ()):
-            self._take_block(index, block, 0)
+        if message.content is not UNSET:
+            self._take_blocks(bytes(message.content))
         if message.usage is not UNSET:
             self._take_usage(bytes(message.usage), final=False)
 
-    def _take_name(self, model: str | None, stop_reason: str | None) -> None:
-        if model:
-            self.reading.served_model = model
-        if stop_reason:
-            self.reading.finish_reason = stop_reason
+    def _take_name(self, model: Any, stop_reason: Any) -> None:
+        self.reading.served_model = text_of(model) or self.reading.served_model
+        self.reading.finish_reason = text_of(stop_reason) or self.reading.finish_reason
 
     def _take_blocks(self, raw: bytes) -> None:
         try:
@@ -132,7 +132,7 @@ class AnthropicReader:
         if raw == NULL:
             return
         try:
-            self._usage = _larger(self._usage, decode_anthropic_usage(raw))
+            self._usage = _together(self._usage, decode_anthropic_usage(raw))
             if final:
                 self.reading.take_report(anthropic_report(self._usage, raw))
             elif self._usage.input_tokens is not None:
@@ -142,11 +142,27 @@ class AnthropicReader:
             self.reading.take_fault(fault.missing, raw)
 
 
-def _cache(usage: AnthropicUsage) -> tuple[int | None, int | None]:
+def _cache(usage: AnthropicUsage) -> tuple[Any, Any]:
     return usage.cache_creation_input_tokens, usage.cache_read_input_tokens
 
 
-def _larger(one: AnthropicUsage, other: AnthropicUsage) -> AnthropicUsage:
-    """Field by field the larger count; one that only one of them says is that one's."""
-    pairs = ((getattr(one, name), getattr(other, name)) for name in _FIELDS)
-    return AnthropicUsage(*(max((value for value in pair if value is not None), default=None) for pair in pairs))
+def _together(first: AnthropicUsage, later: AnthropicUsage) -> AnthropicUsage:
+    """What both say. The input fields belong together: a later split of them replaces the first, unless it is all zeros.
+
+    A later usage that does not split its input (or says nothing of it) is completed field by field, the larger counts.
+    """
+    splits = any(value is not None for value in _cache(later))
+    if splits and any(whole(value) for value in (later.input_tokens, *_cache(later))):
+        return AnthropicUsage(later.input_tokens, _larger(first.output_tokens, later.output_tokens), *_cache(later))
+    pairs = ((getattr(first, name), getattr(later, name)) for name in _FIELDS)
+    return AnthropicUsage(*(_larger(*pair) for pair in pairs))
+
+
+def _larger(one: Any, other: Any) -> Any:
+    """The larger of two counts; what is none gives way to what is one."""
+    counts = [value for value in (whole(one), whole(other)) if value is not None]
+    return max(counts) if counts else _said(one, other)
+
+
+def _said(one: Any, other: Any) -> Any:
+    return one if other is None else other

@@ -10,8 +10,8 @@ from msgspec import UNSET, Raw, UnsetType
 
 NULL: Final = b"null"
 
-MOST_ON_A_LINE: Final = 64
-"""Most documents looked for where one was expected: a host that glues events together glues a few."""
+MAX_SECOND_LOOK_BYTES: Final = 1024 * 1024
+"""Largest document that is looked at a second time, in Python, when the decoder refused it."""
 
 
 class _Whole(msgspec.Struct):
@@ -26,6 +26,7 @@ _LONE_SURROGATE: Final = re.compile(
 
 _whole: Final = msgspec.json.Decoder(_Whole)
 _stdlib: Final = json.JSONDecoder()
+_BLANKS: Final = re.compile(r"\s*")
 
 
 def usage_alone(document: bytes) -> bytes | None:
@@ -39,6 +40,8 @@ def repaired(document: bytes) -> bytes | None:
 
     Hosts that cut their text by UTF-16 units or by bytes send such halves, one in each of two deltas.
     """
+    if len(document) > MAX_SECOND_LOOK_BYTES:
+        return None
     changed = _LONE_SURROGATE.sub(rb"\\ufffd", document)
     try:
         changed.decode("utf-8")
@@ -49,20 +52,30 @@ def repaired(document: bytes) -> bytes | None:
 
 def apart(document: bytes) -> Iterator[bytes]:
     """The documents that were glued together in one, best effort; nothing where it begins with none."""
+    if len(document) > MAX_SECOND_LOOK_BYTES:
+        return
     try:
         text = document.decode("utf-8")
     except UnicodeDecodeError:
         return
-    at = 0
-    for _ in range(MOST_ON_A_LINE):
-        start = len(text) - len(text[at:].lstrip())
-        if start >= len(text):
-            return
+    end = 0
+    while (start := _next(text, end)) < len(text):
         try:
-            _, at = _stdlib.raw_decode(text, start)
+            _, end = _stdlib.raw_decode(text, start)
         except (ValueError, RecursionError):
             return
-        yield text[start:at].encode()
+        yield text[start:end].encode()
+
+
+def _next(text: str, at: int) -> int:
+    """Where something stands behind blanks."""
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def index_of(value: Any) -> int:
+    """A place in a list, as a field says it; the first where it says none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def text_of(value: Any) -> str:

@@ -55,32 +55,62 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """Tokens by our own count. `tools` has the markup of the calls; `thinking` is whether the prompt was for that."""
+    """Tokens by our own count. `tools` has the markup of the calls; `thinking` is whether the prompt was for that.
+
+    `prompt_by_size` is True where the prompt's words could not be counted, `by_tokenizer` False where nothing could.
+    """
 
     prompt: int
     reasoning: int
     answer: int
     tools: int
     thinking: bool
+    prompt_by_size: bool = False
+    by_tokenizer: bool = True
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """An estimated usage, and what of it is a count of ours that reports may correct.
+
+    `counted_prompt` is False where the host had reported the prompt, or its size had to do. `counted_text` and
+    `counted_tools` are the tokens of the output that the tokenizer counted; the rest are deltas, each of them a token.
+    """
+
+    usage: TokenUsage
+    thinking: bool
+    counted_prompt: bool
+    counted_text: int
+    counted_tools: int
 
 
 def said_of(reading: Reading) -> Said:
     """The words of a reading, reasoning and answer apart."""
     reasoning, answer = reading.reasoning.kept, reading.answer.kept
     if not reasoning:
-        reasoning, answer = split_thinking(answer)
+        reasoning, answer = split_thinking(answer, opened=_opens_thinking(reading.served_model))
     calls = tuple(SaidCall(call.name, call.arguments.kept) for call in reading.calls.values())
     left_out = {"reasoning": _left_out(reading.reasoning), "answer": _left_out(reading.answer)}
     return Said(reasoning, answer, calls, left_out)
 
 
-def split_thinking(answer: str) -> tuple[str, str]:
-    """Reasoning and answer of a text that begins with `<think>` (Together, Hyperbolic, Groq); else no reasoning."""
+def split_thinking(answer: str, *, opened: bool = False) -> tuple[str, str]:
+    """Reasoning and answer of a text that begins with `<think>` (Together, Hyperbolic, Groq); else no reasoning.
+
+    `opened`: the template may have opened the thinking in the prompt, so that only its end goes by.
+    """
     text = answer.lstrip()
-    if not text.startswith(_OPENING):
-        return "", answer
-    reasoning, _, rest = text.removeprefix(_OPENING).partition(_CLOSING)
-    return reasoning, rest
+    if text.startswith(_OPENING):
+        reasoning, _, rest = text.removeprefix(_OPENING).partition(_CLOSING)
+        return reasoning, rest
+    if opened and _CLOSING in answer:
+        reasoning, _, rest = answer.partition(_CLOSING)
+        return reasoning, rest
+    return "", answer
+
+
+def _opens_thinking(served_model: str) -> bool:
+    """R1's later templates do (its model card of February 2025); a host that serves one names it so."""
+    return "r1" in served_model.lower()
 
 
 def needs_division(reading: Reading) -> bool:
@@ -88,7 +118,9 @@ def needs_division(reading: Reading) -> bool:
     report = reading.report
     if report is None or report.reasoning_reported or not report.usage.completion:
         return False
-    return bool(reading.reasoning.characters) or reading.answer.kept[:64].lstrip().startswith(_OPENING)
+    if reading.reasoning.characters or reading.answer.kept[:64].lstrip().startswith(_OPENING):
+        return True
+    return _opens_thinking(reading.served_model) and _CLOSING in reading.answer.kept
 
 
 def count(tokenizer: CountsTokens, said: Said, body: bytes, template: Template, *, hidden: bool) -> Counted:
@@ -106,6 +138,7 @@ def count(tokenizer: CountsTokens, said: Said, body: bytes, template: Template, 
         answer=round(tokenizer.count(said.answer) * said.left_out["answer"]),
         tools=_calls(tokenizer, said.calls, template.markup) - _opened(prompt, said.calls, template),
         thinking=thinking,
+        prompt_by_size=prompt is None,
     )
 
 
@@ -123,14 +156,21 @@ def divided(usage: TokenUsage, counted: Counted) -> TokenUsage:
     return TokenUsage(usage.input_cache_hit, usage.input_cache_miss, reasoning, completion - reasoning)
 
 
-def estimate(reading: Reading, counted: Counted, *, one_token_deltas: bool) -> TokenUsage:
+def estimate(reading: Reading, counted: Counted, *, one_token_deltas: bool) -> Estimate:
     """What an exchange has cost so far. `one_token_deltas`: the host streams one token a delta, as DeepSeek does."""
     reasoning, answer = counted.reasoning, counted.answer
-    if one_token_deltas and reading.streamed:
+    by_deltas = one_token_deltas and reading.streamed
+    if by_deltas:
         reasoning, answer = _by_deltas(reading, counted)
     thinking_ended = reasoning > 0 and bool(answer or counted.tools)
     hit, miss = reading.known_prompt or (0, counted.prompt)
-    return TokenUsage(hit, miss, reasoning, answer + counted.tools + thinking_ended)
+    return Estimate(
+        usage=TokenUsage(hit, miss, reasoning, answer + counted.tools + thinking_ended),
+        thinking=counted.thinking,
+        counted_prompt=reading.known_prompt is None and not counted.prompt_by_size,
+        counted_text=0 if by_deltas or not counted.by_tokenizer else reasoning + answer,
+        counted_tools=counted.tools if counted.by_tokenizer else 0,
+    )
 
 
 def rough(reading: Reading, body_bytes: int) -> Counted:
@@ -138,7 +178,8 @@ def rough(reading: Reading, body_bytes: int) -> Counted:
     reasoning = reading.reasoning_deltas or _by_size(reading.reasoning)
     answer = reading.answer_deltas or _by_size(reading.answer)
     tools = reading.tool_deltas or sum(_by_size(call.arguments) for call in reading.calls.values())
-    return Counted(_prompt_by_size(body_bytes), reasoning, answer, tools, thinking=reasoning > 0)
+    prompt = _prompt_by_size(body_bytes)
+    return Counted(prompt, reasoning, answer, tools, thinking=reasoning > 0, prompt_by_size=True, by_tokenizer=False)
 
 
 def _by_deltas(reading: Reading, counted: Counted) -> tuple[int, int]:

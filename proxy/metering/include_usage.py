@@ -5,6 +5,7 @@ that did not ask shall not get it: some fail on it. What the client said itself,
 """
 
 import re
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,9 @@ from proxy.metering.sse import MAX_EVENT_BYTES
 
 _ASKED: Final = b'"stream_options":{"include_usage":true}'
 _NAME: Final = re.compile(rb'"stream_options"\s*:\s*')
+MOST_PLACES: Final = 4
+"""How many places are tried that look like the option: one for each decodes the whole body."""
+
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\r|\n){2}")
 _LINE: Final = re.compile(rb"[^\r\n]*(?>\r\n|\r|\n)?")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -46,17 +50,16 @@ def with_include_usage(body: bytes) -> bytes | None:
     options = b"" if asked.stream_options is UNSET else bytes(asked.stream_options)
     if not asked.stream or (options and not _is_silent(options)):
         return None
-    changed = _replaced(body, options) if options else _inserted(body)
-    return changed if changed is not None and _says_it(changed, body) else None
+    return _replaced(body, options) if options else _inserted(body)
 
 
 def _is_silent(options: bytes) -> bool:
-    """True for options that are null, or an object without a word about usage."""
+    """True for options that are null, or an object without a word about usage (vLLM has `continuous_usage_stats`)."""
     try:
         said = msgspec.json.decode(options)
     except UNREADABLE:
         return False
-    return said is None or (isinstance(said, dict) and "include_usage" not in said)
+    return said is None or (isinstance(said, dict) and not any("usage" in name for name in said))
 
 
 def _inserted(body: bytes) -> bytes:
@@ -69,22 +72,27 @@ def _replaced(body: bytes, options: bytes) -> bytes | None:
     """The options with the word in them. The name may also stand in a text: the place is right if the whole still reads right."""
     said = msgspec.json.decode(options) or {}
     new = b'"stream_options":' + msgspec.json.encode({**said, "include_usage": True})
-    for found in _NAME.finditer(body):
-        if body.startswith(options, found.end()):
-            changed = body[: found.start()] + new + body[found.end() + len(options) :]
-            if _says_it(changed, body):
-                return changed
+    places = (found for found in _NAME.finditer(body) if body.startswith(options, found.end()))
+    wanted = None
+    for found in islice(places, MOST_PLACES):
+        wanted = wanted or _saying_it(body)
+        changed = body[: found.start()] + new + body[found.end() + len(options) :]
+        if _decoded(changed) == wanted:
+            return changed
     return None
 
 
-def _says_it(changed: bytes, body: bytes) -> bool:
-    """True if both bodies say the same, but for the one word."""
+def _saying_it(body: bytes) -> Any:
+    """What the body says, and the one word more."""
+    before = msgspec.json.decode(body)
+    return {**before, "stream_options": {**(before.get("stream_options") or {}), "include_usage": True}}
+
+
+def _decoded(body: bytes) -> Any:
     try:
-        before, after = msgspec.json.decode(body), msgspec.json.decode(changed)
+        return msgspec.json.decode(body)
     except UNREADABLE:
-        return False
-    options = {**(before.get("stream_options") or {}), "include_usage": True}
-    return bool(after == {**before, "stream_options": options})
+        return None
 
 
 class UsageChunkFilter:
@@ -144,8 +152,9 @@ class UsageChunkFilter:
         if not _is_extra(data):
             return event
         self.taken_out += 1
-        comments = [line for line in lines if line.startswith(b":")]
-        return b"".join([*comments, lines[-1]]) if comments else b""
+        if not any(line.startswith(b":") for line in lines):
+            return b""
+        return b"".join(line for line in lines if line.startswith(b":") or not line.strip())
 
 
 def _is_extra(data: bytes) -> bool:

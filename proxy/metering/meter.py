@@ -71,6 +71,11 @@ class Meter:
         return self._reading.reported_late
 
     @property
+    def gave_up(self) -> bool:
+        """True once it looks at nothing more."""
+        return self._fault is not None
+
+    @property
     def output_deltas(self) -> int:
         """Pieces of output seen so far."""
         reading = self._reading

@@ -43,7 +43,7 @@ _BY_API: Final[Mapping[Api, MakeReader]] = {
     Api.RESPONSES: ResponsesReader,
 }
 
-_ANTHROPIC_TYPES: Final = ("message", "content_block", "ping")
+_ANTHROPIC_TYPES: Final = ("message", "content_block")
 
 
 def reader_for(api: Api, first_document: bytes, reading: Reading) -> Reader:

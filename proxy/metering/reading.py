@@ -11,7 +11,7 @@ from proxy.metering.usage_report import UsageReport
 from proxy.usage import Missing
 
 MAX_TEXT_CHARACTERS: Final = 2 * 1024 * 1024
-"""Most that is kept of one text. The longest answer the API gives, 384K tokens, is about 1.6 million characters."""
+"""Most that is kept of one text, and of the arguments of all calls together. The longest answer the API gives, 384K tokens, is about 1.6 million characters."""
 
 MAX_CALLS: Final = 256
 """Most tool calls of one answer that are kept apart: the API takes 128 functions."""
@@ -66,6 +66,7 @@ class Reading:
     __slots__ = (
         "answer",
         "answer_deltas",
+        "call_characters",
         "calls",
         "ended",
         "fault",
@@ -97,6 +98,7 @@ class Reading:
         self.reasoning = Text()
         self.answer = Text()
         self.calls: dict[int, Call] = {}
+        self.call_characters = 0
         self.streamed = False
         self.ended = False
 
@@ -113,7 +115,10 @@ class Reading:
             call = self.calls[index] = Call()
         if name and not call.name:
             call.name = name[:1024]
-        if arguments:
+        if not arguments:
+            return
+        self.call_characters += len(arguments)
+        if self.call_characters <= MAX_TEXT_CHARACTERS:
             call.arguments.add(arguments)
 
     def take_report(self, report: UsageReport) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, text_of
+from proxy.metering.documents import NULL, index_of, repaired, text_of
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
@@ -26,30 +26,26 @@ _ITEM: Final = "response.output_item.added"
 class _Item(msgspec.Struct):
     """An item of the output: a message, a piece of reasoning, or a call of a function."""
 
-    type: str | None = None
+    type: Any = None
     name: Any = None
     arguments: Any = None
     content: Any = None
 
 
-class _Incomplete(msgspec.Struct):
-    reason: str | None = None
-
-
 class _Response(msgspec.Struct):
-    model: str | None = None
-    status: str | None = None
-    incomplete_details: _Incomplete | None = None
+    model: Any = None
+    status: Any = None
+    incomplete_details: Any = None
     usage: Raw | UnsetType = UNSET
 
 
 class _Document(msgspec.Struct):
     """An event of a stream, or (by its `object`) a whole response."""
 
-    type: str | None = None
-    object: str | None = None
+    type: Any = None
+    object: Any = None
     delta: Any = None
-    output_index: int | None = None
+    output_index: Any = None
     item: _Item | None = None
     response: _Response | None = None
     output: list[_Item] | None = None
@@ -79,30 +75,33 @@ class ResponsesReader:
             seen = _document.decode(document)
             whole = _response.decode(document) if seen.object == "response" else seen.response
         except UNREADABLE:
+            if (mended := repaired(document)) is not None:
+                self.read(mended)
+                return
             self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
             return
         if seen.delta:
             self._take_delta(seen)
         if seen.item is not None and seen.type == _ITEM and seen.item.name:
-            self.reading.add_call(seen.output_index or 0, text_of(seen.item.name), "")
+            self.reading.add_call(index_of(seen.output_index), text_of(seen.item.name), "")
         for index, item in enumerate(seen.output or ()):
             self._take_item(index, item)
         if whole is not None:
             self._take_response(whole)
-        if seen.type in _ENDS:
+        if text_of(seen.type) in _ENDS:
             self.reading.ended = True
 
     def _take_delta(self, seen: _Document) -> None:
-        reading, text = self.reading, text_of(seen.delta)
-        if seen.type in _ANSWERS:
+        reading, text, kind = self.reading, text_of(seen.delta), text_of(seen.type)
+        if kind in _ANSWERS:
             reading.answer_deltas += 1
             reading.answer.add(text)
-        elif seen.type in _REASONING:
+        elif kind in _REASONING:
             reading.reasoning_deltas += 1
             reading.reasoning.add(text)
-        elif seen.type == _ARGUMENTS:
+        elif kind == _ARGUMENTS:
             reading.tool_deltas += 1
-            reading.add_call(seen.output_index or 0, "", text)
+            reading.add_call(index_of(seen.output_index), "", text)
 
     def _take_item(self, index: int, item: _Item) -> None:
         """An item of a response that was not streamed."""
@@ -114,9 +113,9 @@ class ResponsesReader:
 
     def _take_response(self, response: _Response) -> None:
         reading, details = self.reading, response.incomplete_details
-        if response.model:
-            reading.served_model = response.model
-        finish = (details.reason if details else None) or response.status
+        reading.served_model = text_of(response.model) or reading.served_model
+        finish = text_of(details.get("reason")) if isinstance(details, dict) else ""
+        finish = finish or text_of(response.status)
         if finish and finish != "in_progress":
             reading.finish_reason = finish
         raw = NULL if response.usage is UNSET else bytes(response.usage)

@@ -2,8 +2,8 @@
 
 Follows the event-stream grammar of the WHATWG HTML standard (section 9.2.6) as far as data goes: LF, CR and CRLF end a
 line, one space after `data:` is dropped, several data lines join with LF, comments and other fields are passed over.
-Two deliberate differences: `[DONE]` counts as soon as its line is whole, because some clients act on the line and not on
-the blank one behind it; and `finish` gives out what an unterminated last line holds, because hosts forget the newline.
+Deliberate differences: `[DONE]` is an event by itself and counts as soon as its line is whole, because some clients act on
+the line and not on the blank one behind it, and some hosts leave the blank ones out; and `finish` gives out what an unterminated last line holds, because hosts forget the newline.
 """
 
 from typing import Final
@@ -68,8 +68,10 @@ class EventSplitter:
             raise MeteringFaultError(Missing.EVENT_TOO_LARGE)
         if line.startswith(b"data:"):
             value = line[6:] if line[5:6] == b" " else line[5:]
+            if value == DONE and self._data:  # a host that ends its events with one line feed
+                self._dispatch(events)
             self._data.append(value)
-            self._held_bytes += len(value)
+            self._held_bytes += len(value) + 1  # an empty line takes room, too
             if value == DONE:
                 self._dispatch(events)
         elif not line and self._data:

@@ -6,10 +6,10 @@ Rule 2: absent is not zero. Without a prompt and a completion count there is no 
 Rule 3: a usage is one object. Where a dialect spreads it over a stream (Anthropic), its reader puts it together first.
 """
 
-from typing import Annotated, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Raw, UnsetType
 
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.usage import Missing, Rule, TokenUsage
@@ -19,8 +19,6 @@ MAX_TOKENS: Final = 10**12
 
 LITERAL_CHARACTERS: Final = 1024
 """Most that a record keeps of a report that broke a rule."""
-
-_Tokens = Annotated[int, Meta(ge=-MAX_TOKENS, le=MAX_TOKENS)]
 
 
 class Counts(msgspec.Struct):
@@ -46,57 +44,57 @@ class UsageReport(msgspec.Struct, frozen=True):
     reasoning_reported: bool = True
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: _Tokens | None = None
+class _Details(msgspec.Struct):
+    """What stands inside `prompt_tokens_details`, `completion_tokens_details` and their like."""
 
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: _Tokens | None = None
+    cached_tokens: Any = None
+    reasoning_tokens: Any = None
 
 
 class _ChatUsage(msgspec.Struct):
     """`prompt_cache_*` are DeepSeek's; Azure and SGLang put `reasoning_tokens`, Together `cached_tokens` at the top."""
 
-    prompt_tokens: _Tokens | None = None
-    completion_tokens: _Tokens | None = None
-    total_tokens: _Tokens | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    prompt_cache_hit_tokens: _Tokens | None = None
-    prompt_cache_miss_tokens: _Tokens | None = None
-    cached_tokens: _Tokens | None = None
-    reasoning_tokens: _Tokens | None = None
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    total_tokens: Any = None
+    prompt_tokens_details: Raw | UnsetType = UNSET
+    completion_tokens_details: Raw | UnsetType = UNSET
+    prompt_cache_hit_tokens: Any = None
+    prompt_cache_miss_tokens: Any = None
+    cached_tokens: Any = None
+    reasoning_tokens: Any = None
 
 
 class _ResponsesUsage(msgspec.Struct):
-    input_tokens: _Tokens | None = None
-    output_tokens: _Tokens | None = None
-    total_tokens: _Tokens | None = None
-    input_tokens_details: _PromptDetails | None = None
-    output_tokens_details: _CompletionDetails | None = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    total_tokens: Any = None
+    input_tokens_details: Raw | UnsetType = UNSET
+    output_tokens_details: Raw | UnsetType = UNSET
 
 
 class AnthropicUsage(msgspec.Struct):
     """Anthropic's usage: `input_tokens` is what was neither read from a cache nor written to one."""
 
-    input_tokens: _Tokens | None = None
-    output_tokens: _Tokens | None = None
-    cache_creation_input_tokens: _Tokens | None = None
-    cache_read_input_tokens: _Tokens | None = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    cache_creation_input_tokens: Any = None
+    cache_read_input_tokens: Any = None
 
 
 class _ConverseUsage(msgspec.Struct):
-    input: _Tokens | None = msgspec.field(default=None, name="inputTokens")
-    output: _Tokens | None = msgspec.field(default=None, name="outputTokens")
-    total: _Tokens | None = msgspec.field(default=None, name="totalTokens")
-    cache_read: _Tokens | None = msgspec.field(default=None, name="cacheReadInputTokens")
-    cache_write: _Tokens | None = msgspec.field(default=None, name="cacheWriteInputTokens")
+    input: Any = msgspec.field(default=None, name="inputTokens")
+    output: Any = msgspec.field(default=None, name="outputTokens")
+    total: Any = msgspec.field(default=None, name="totalTokens")
+    cache_read: Any = msgspec.field(default=None, name="cacheReadInputTokens")
+    cache_write: Any = msgspec.field(default=None, name="cacheWriteInputTokens")
 
 
 _chat: Final = msgspec.json.Decoder(_ChatUsage)
 _responses: Final = msgspec.json.Decoder(_ResponsesUsage)
 _anthropic: Final = msgspec.json.Decoder(AnthropicUsage)
 _converse: Final = msgspec.json.Decoder(_ConverseUsage)
+_details: Final = msgspec.json.Decoder(_Details)
 
 
 def read_chat_usage(raw: bytes) -> UsageReport:
@@ -105,44 +103,37 @@ def read_chat_usage(raw: bytes) -> UsageReport:
     DeepSeek: `prompt = hit + miss`, reasoning is inside completion (api-docs.deepseek.com, create-chat-completion).
     """
     seen = _decoded(_chat, raw)
-    details = seen.prompt_tokens_details or _PromptDetails()
-    of_completion = seen.completion_tokens_details or _CompletionDetails()
+    prompt, completion = _within(seen.prompt_tokens_details), _within(seen.completion_tokens_details)
     return _report(
         raw,
-        _counts(
-            seen.prompt_tokens,
-            seen.completion_tokens,
-            hit=_first(seen.prompt_cache_hit_tokens, details.cached_tokens, seen.cached_tokens),
-            miss=seen.prompt_cache_miss_tokens,
-            reasoning=_first(of_completion.reasoning_tokens, seen.reasoning_tokens),
-            total=seen.total_tokens,
-        ),
+        seen.prompt_tokens,
+        seen.completion_tokens,
+        hit=_first(seen.prompt_cache_hit_tokens, prompt.cached_tokens, seen.cached_tokens),
+        miss=seen.prompt_cache_miss_tokens,
+        reasoning=_first(completion.reasoning_tokens, seen.reasoning_tokens),
+        total=seen.total_tokens,
     )
 
 
 def read_responses_usage(raw: bytes) -> UsageReport:
     """The usage of the Responses API: input includes cached, output includes reasoning. Raises as `read_chat_usage`."""
     seen = _decoded(_responses, raw)
-    details = seen.input_tokens_details or _PromptDetails()
-    of_output = seen.output_tokens_details or _CompletionDetails()
     return _report(
         raw,
-        _counts(
-            seen.input_tokens,
-            seen.output_tokens,
-            hit=details.cached_tokens,
-            reasoning=of_output.reasoning_tokens,
-            total=seen.total_tokens,
-        ),
+        seen.input_tokens,
+        seen.output_tokens,
+        hit=_within(seen.input_tokens_details).cached_tokens,
+        reasoning=_within(seen.output_tokens_details).reasoning_tokens,
+        total=seen.total_tokens,
     )
 
 
 def read_converse_usage(raw: bytes) -> UsageReport:
     """The usage of Bedrock's Converse: what the cache gave stands beside the input. Raises as `read_chat_usage`."""
     seen = _decoded(_converse, raw)
-    beside = (seen.cache_read or 0) + (seen.cache_write or 0)
-    prompt = None if seen.input is None else seen.input + beside
-    return _report(raw, _counts(prompt, seen.output, hit=seen.cache_read, total=seen.total))
+    beside = (whole(seen.cache_read) or 0) + (whole(seen.cache_write) or 0)
+    prompt = whole(seen.input)
+    return _report(raw, None if prompt is None else prompt + beside, seen.output, hit=seen.cache_read, total=seen.total)
 
 
 def decode_anthropic_usage(raw: bytes) -> AnthropicUsage:
@@ -155,9 +146,19 @@ def anthropic_report(seen: AnthropicUsage, raw: bytes) -> UsageReport:
 
     It has no count of reasoning. A cache write is a miss: DeepSeek does not charge for it apart.
     """
-    hit, created = seen.cache_read_input_tokens or 0, seen.cache_creation_input_tokens or 0
-    prompt = None if seen.input_tokens is None else seen.input_tokens + hit + created
-    return _report(raw, _counts(prompt, seen.output_tokens, hit=hit))
+    hit, created = whole(seen.cache_read_input_tokens) or 0, whole(seen.cache_creation_input_tokens) or 0
+    read = whole(seen.input_tokens)
+    prompt = None if read is None else read + hit + created
+    return _report(raw, prompt, seen.output_tokens, hit=seen.cache_read_input_tokens)
+
+
+def whole(value: Any) -> int | None:
+    """A count as it stands in JSON, where 12.0 is 12; None for what is no count."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_TOKENS:
+        return value
+    return None
 
 
 T = TypeVar("T")
@@ -170,33 +171,41 @@ def _decoded(decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
         raise MeteringFaultError(Missing.BROKEN_USAGE) from error
 
 
-def _first(*values: int | None) -> int | None:
+def _within(details: Raw | UnsetType) -> _Details:
+    """Details that are no object (null, or `[]` as some languages write an empty one) say nothing."""
+    if details is UNSET:
+        return _Details()
+    try:
+        return _details.decode(bytes(details))
+    except UNREADABLE:
+        return _Details()
+
+
+def _first(*values: Any) -> Any:
     """The first that was said."""
     return next((value for value in values if value is not None), None)
 
 
-def _counts(
-    prompt: int | None,
-    completion: int | None,
+def _report(
+    raw: bytes,
+    prompt: Any,
+    completion: Any,
     *,
-    hit: int | None = None,
-    miss: int | None = None,
-    reasoning: int | None = None,
-    total: int | None = None,
-) -> Counts:
-    if prompt is None or completion is None:
+    hit: Any = None,
+    miss: Any = None,
+    reasoning: Any = None,
+    total: Any = None,
+) -> UsageReport:
+    """The report of these fields. Without prompt and completion there is none; one beside them that is no count is named."""
+    said = whole(prompt), whole(completion)
+    if said[0] is None or said[1] is None:
         raise MeteringFaultError(Missing.BROKEN_USAGE)
-    return Counts(prompt, completion, hit, miss, reasoning, total)
-
-
-def _report(raw: bytes, seen: Counts) -> UsageReport:
+    seen = Counts(said[0], said[1], whole(hit), whole(miss), whole(reasoning), whole(total))
     violations = _violations(seen)
-    return UsageReport(
-        _disjoint(seen),
-        violations,
-        raw.decode("utf-8", "replace")[:LITERAL_CHARACTERS] if violations else "",
-        bool(seen.reasoning),
-    )
+    if any(value is not None and whole(value) is None for value in (hit, miss, reasoning, total)):
+        violations += (Rule.UNREADABLE_FIELD,)
+    literal = raw.decode("utf-8", "replace")[:LITERAL_CHARACTERS] if violations else ""
+    return UsageReport(_disjoint(seen), violations, literal, bool(seen.reasoning))
 
 
 def _disjoint(seen: Counts) -> TokenUsage:

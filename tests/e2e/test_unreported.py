@@ -215,6 +215,70 @@ def test_deepseeks_own_usage_is_not_taken_out(asking):
     assert seen.body == WORD + FINISH + DONE
 
 
+@pytest.mark.parametrize("beginning", [b"\n", b": keep-alive\n", b"data: [DONE]\n"])
+def test_the_head_does_not_wait_for_a_whole_event(asking, beginning):
+    """What is held back is half an event, never the head."""
+    proxy, address = asking
+
+    async def run():
+        held = asyncio.Event()
+
+        async def begin(_heard, writer):
+            writer.write(HEAD + chunk(beginning))
+            await writer.drain()
+            await held.wait()
+            writer.write(b"0\r\n\r\n")
+
+        async with upstream(begin, address):
+            client = await Client(proxy.api).open()
+            await client.send(post("/chat/completions", BODY))
+            seen = await asyncio.wait_for(client.head(), 5)
+            held.set()
+            await client.body()
+            await client.close()
+            return seen
+
+    assert asyncio.run(run()).body == beginning
+
+
+def test_half_an_event_of_a_broken_stream_is_the_clients(asking):
+    """Also where the extra chunk would be taken out: the client sees the same break."""
+
+    async def breaks(_heard, writer):
+        writer.write(HEAD + chunk(WORD + WORD[:20]))
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+
+    _, seen = play(asking, breaks, post("/chat/completions", BODY))
+
+    assert (seen.body, seen.ended) == (WORD + WORD[:20], False)
+
+
+def test_a_download_is_never_drained(draining):
+    """What costs no tokens tells no usage: the upstream is closed as ever."""
+    proxy, address = draining
+
+    async def run():
+        gone = asyncio.Event()
+
+        async def file(heard, writer):
+            writer.write(HEAD + chunk(b"x" * 1000))
+            await writer.drain()
+            while not heard.sender_is_gone:
+                await asyncio.sleep(0.02)
+            gone.set()
+
+        async with upstream(file, address):
+            client = await Client(proxy.api).open()
+            await client.send(b"GET /files/file-api-1 HTTP/1.1\r\nHost: proxy.example\r\n\r\n")
+            await client.head()
+            await client.abort()
+            await asyncio.wait_for(gone.wait(), 1.5)
+
+    asyncio.run(run())
+
+
 async def leaving(place, script, *headers, words=2, body=BODY):
     """A client that leaves after some words; the upstream's state when its script is over, and what was seen."""
     proxy, address = place

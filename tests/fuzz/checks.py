@@ -58,8 +58,8 @@ def check_reading(reading) -> None:
     counted = count(Words(), said_of(reading), b"", NEWEST, hidden=True)
     for one in (counted, rough(reading, 100)):
         guessed = estimate(reading, one, one_token_deltas=True)
-        assert min(tokens for _, tokens in guessed.by_kind()) >= 0
-        assert min(tokens for _, tokens in Calibration().corrected("v", guessed, thinking=True).by_kind()) >= 0
+        assert min(tokens for _, tokens in guessed.usage.by_kind()) >= 0
+        assert min(tokens for _, tokens in Calibration().corrected("v", guessed).by_kind()) >= 0
     if needs_division(reading):
         assert divided(report.usage, counted).completion == report.usage.completion
 

@@ -49,12 +49,22 @@ def drained(*pieces, caps=WIDE, seen=()):
         for chunk in seen:
             exchange.feed(chunk)
 
-    async def answering():
-        return answer
+    async def inside():
+        await drain(exchange, there(answer), caps)
 
-    asyncio.run(drain(exchange, answering, caps))
+    asyncio.run(inside())
     (record,) = keeper.records
     return record, answer
+
+
+def there(answer):
+    """A future that holds an answer, or an error."""
+    future = asyncio.get_running_loop().create_future()
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+    return future
 
 
 @pytest.mark.parametrize("seen", [(), (WORD, WORD)])
@@ -92,10 +102,10 @@ def test_an_upstream_that_never_answers_leaves_a_record():
     """The client was gone before the head came, and the head never did."""
     exchange, keeper = begin()
 
-    async def answering():
-        raise UpstreamUnreachableError("gone")
+    async def inside():
+        await drain(exchange, there(UpstreamUnreachableError("gone")), WIDE)
 
-    asyncio.run(drain(exchange, answering, WIDE))
+    asyncio.run(inside())
 
     assert [record.outcome for record in keeper.records] == [Outcome.CLIENT_DISCONNECTED]
 
@@ -105,12 +115,9 @@ def test_a_stop_ends_a_drain_with_a_record():
     exchange, keeper = begin()
     answer = Answer(WORD, 30.0, USAGE)
 
-    async def answering():
-        return answer
-
     async def stopped():
         background = Background()
-        background.start(drain(exchange, answering, Caps(60.0, 1000)))
+        background.start(drain(exchange, there(answer), Caps(60.0, 1000)))
         await asyncio.sleep(0.05)
         assert len(background) == 1
         background.cancel()
@@ -120,6 +127,42 @@ def test_a_stop_ends_a_drain_with_a_record():
     assert asyncio.run(stopped()) == 0
     assert [record.source for record in keeper.records] == [Source.ESTIMATED]
     assert answer.closed
+
+
+def test_an_answer_that_comes_when_it_is_given_up_is_closed():
+    """Given up in the very moment in which the head arrives: the connection is not left open."""
+    exchange, keeper = begin()
+    answer = Answer(WORD)
+
+    async def inside():
+        late = asyncio.get_running_loop().create_future()
+        draining = asyncio.create_task(drain(exchange, late, WIDE))
+        await asyncio.sleep(0)
+        late.set_result(answer)
+        draining.cancel()
+        await asyncio.wait([draining])
+        await asyncio.sleep(0)
+
+    asyncio.run(inside())
+
+    assert answer.closed
+    assert len(keeper.records) == 1
+
+
+@pytest.mark.parametrize(("status", "encoding"), [(404, ""), (200, "br")])
+def test_what_can_tell_no_usage_is_not_read_on(status, encoding):
+    """An error, or a body the meter cannot read: nothing is gained, so the upstream is closed."""
+    exchange, keeper = begin()
+    answer = Answer(WORD, 30.0)
+    answer.status, answer.content_encoding = status, encoding
+
+    async def inside():
+        await asyncio.wait_for(drain(exchange, there(answer), WIDE), 2)
+
+    asyncio.run(inside())
+
+    assert answer.closed
+    assert len(keeper.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,14 @@ def counted(prompt=0, reasoning=0, answer=0, tools=0):
 )
 def test_at_deepseek_a_delta_is_a_token_and_the_end_of_thinking_is_one(deltas, expected):
     """Whatever the tokenizer makes of the text: the stream's own pieces are counted."""
-    guessed = estimate(reading_of(*deltas), counted(reasoning=deltas[0] * 9, answer=99), one_token_deltas=True)
+    guessed = estimate(reading_of(*deltas), counted(reasoning=deltas[0] * 9, answer=99), one_token_deltas=True).usage
 
     assert (guessed.output_reasoning, guessed.output_answer) == expected
 
 
 def test_calls_are_counted_with_their_markup_beside_the_deltas():
     """Pieces of arguments are no tokens: markup is billed and not sent."""
-    guessed = estimate(reading_of(3, 0, 20), counted(tools=45), one_token_deltas=True)
+    guessed = estimate(reading_of(3, 0, 20), counted(tools=45), one_token_deltas=True).usage
 
     assert (guessed.output_reasoning, guessed.output_answer) == (3, 46)
 
@@ -61,12 +61,15 @@ def test_elsewhere_and_in_json_the_tokenizer_counts(one_token, streamed):
     """Azure bundles several tokens in a delta; a JSON body has none."""
     seen = reading_of(445, 337, streamed=streamed)
 
-    assert TokenUsage(0, 7, 1011, 708) == estimate(seen, counted(7, 1011, 707), one_token_deltas=one_token)
+    assert TokenUsage(0, 7, 1011, 708) == estimate(seen, counted(7, 1011, 707), one_token_deltas=one_token).usage
 
 
 def test_thinking_inside_the_answer_is_told_apart_by_count():
     """A stream of one-token deltas with `<think>` in its content: the deltas say how much, the tokenizer what of it."""
-    assert TokenUsage(0, 0, 4, 7) == estimate(reading_of(0, 10), counted(reasoning=4, answer=5), one_token_deltas=True)
+    assert (
+        TokenUsage(0, 0, 4, 7)
+        == estimate(reading_of(0, 10), counted(reasoning=4, answer=5), one_token_deltas=True).usage
+    )
 
 
 def test_a_prompt_reported_at_the_start_of_a_stream_is_taken():
@@ -74,13 +77,15 @@ def test_a_prompt_reported_at_the_start_of_a_stream_is_taken():
     seen = reading_of(0, 2)
     seen.known_prompt = (64, 38)
 
-    assert TokenUsage(64, 38, 0, 2) == estimate(seen, counted(prompt=999), one_token_deltas=True)
+    assert TokenUsage(64, 38, 0, 2) == estimate(seen, counted(prompt=999), one_token_deltas=True).usage
 
 
 @pytest.mark.parametrize(("size", "tokens"), [(0, 0), (1, 1), (10, 3), (11, 4), (1000, 300)])
 def test_without_a_tokenizer_the_prompt_goes_by_its_size(size, tokens):
     """Three tokens for ten bytes, rounded up; the output by its deltas."""
-    assert Counted(tokens, 3, 2, 1, thinking=True) == rough(reading_of(3, 2, 1), size)
+    assert Counted(tokens, 3, 2, 1, thinking=True, prompt_by_size=True, by_tokenizer=False) == rough(
+        reading_of(3, 2, 1), size
+    )
 
 
 def test_without_a_tokenizer_json_goes_by_the_length_of_its_text():
@@ -89,7 +94,7 @@ def test_without_a_tokenizer_json_goes_by_the_length_of_its_text():
     seen.answer.add("x" * 100)
     seen.add_call(0, "f", "y" * 10)
 
-    assert Counted(0, 0, 30, 3, thinking=False) == rough(seen, 0)
+    assert Counted(0, 0, 30, 3, thinking=False, prompt_by_size=True, by_tokenizer=False) == rough(seen, 0)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,34 @@ def test_without_a_tokenizer_json_goes_by_the_length_of_its_text():
 def test_thinking_that_opens_an_answer_is_reasoning(answer, reasoning, rest):
     """Together, Hyperbolic and Groq send it so; a tag further on is what the answer is about."""
     assert (reasoning, rest) == split_thinking(answer)
+
+
+@pytest.mark.parametrize(("served", "reasoning"), [("deepseek-ai/DeepSeek-R1-0528", "hm"), ("DeepSeek-V3", "")])
+def test_thinking_opened_by_the_template_ends_in_the_answer(served, reasoning):
+    """Hosts of R1 open it in the prompt, so that only its end goes by; with other models a tag is what is talked about."""
+    seen = with_report(answer="hm</think>Four")
+    seen.served_model = served
+
+    assert said_of(seen).reasoning == reasoning
+    assert needs_division(seen) is bool(reasoning)
+
+
+@pytest.mark.parametrize(
+    ("known", "size", "one_token", "expected"),
+    [
+        (None, False, True, (True, 0, 4)),
+        (None, False, False, (True, 5, 4)),
+        ((1, 2), False, True, (False, 0, 4)),
+        (None, True, True, (False, 0, 4)),
+    ],
+)
+def test_an_estimate_says_what_of_it_is_our_count(known, size, one_token, expected):
+    """Only that may be corrected by what is reported elsewhere."""
+    seen = reading_of(2, 3)
+    seen.known_prompt = known
+    guessed = estimate(seen, Counted(9, 2, 3, 4, thinking=True, prompt_by_size=size), one_token_deltas=one_token)
+
+    assert (guessed.counted_prompt, guessed.counted_text, guessed.counted_tools) == expected
 
 
 def with_report(completion=20, *, reasoning_reported=False, reasoning="", answer=""):
@@ -245,6 +278,6 @@ def test_half_a_stream_is_estimated_as_what_went_by():
     for delta in ({"reasoning_content": "We"}, {"reasoning_content": " add"}, {"content": "Fo"}):
         meter.feed(b"data: " + json.dumps({"choices": [{"delta": delta}]}).encode() + b"\n\n")
     reading = meter.finish()
-    guessed = estimate(reading, count(real(), said_of(reading), b"", V4, hidden=True), one_token_deltas=True)
+    guessed = estimate(reading, count(real(), said_of(reading), b"", V4, hidden=True), one_token_deltas=True).usage
 
     assert (guessed.output_reasoning, guessed.output_answer) == (2, 2)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metering.given import cassettes, cuts
 
+from proxy.metering import include_usage
 from proxy.metering.include_usage import UsageChunkFilter, with_include_usage
 from proxy.metering.sse import MAX_EVENT_BYTES
 
@@ -48,6 +49,7 @@ def test_the_option_is_added_and_every_other_byte_stays(body, changed):
         b'{"stream":"true"}',
         b'{"stream":true,"stream_options":"yes"}',
         b'{"stream":true,"stream_options":[]}',
+        b'{"stream":true,"stream_options":{"continuous_usage_stats":true}}',
         b'\xef\xbb\xbf{"stream":true}',
         b"[]",
         b"",
@@ -57,6 +59,16 @@ def test_the_option_is_added_and_every_other_byte_stays(body, changed):
 def test_a_clients_own_word_and_what_cannot_be_read_stay(body):
     """`true` and `false` are honoured; a body that is not understood for certain goes on as it came."""
     assert with_include_usage(body) is None
+
+
+def test_a_body_full_of_the_options_name_is_decoded_a_few_times(monkeypatch):
+    """Any client can send one; each decoding holds up every stream of the worker."""
+    decoded = []
+    monkeypatch.setattr(include_usage, "_decoded", lambda body: decoded.append(len(body)))
+    body = b'{"x":[' + b",".join([b'{"stream_options":null}'] * 1000) + b'],"stream":true,"stream_options":null}'
+
+    assert with_include_usage(body) is None
+    assert len(decoded) == include_usage.MOST_PLACES
 
 
 values = st.recursive(
@@ -100,6 +112,7 @@ def passed(pieces):
         (b"\xef\xbb\xbf" + EXTRA + DONE, DONE),
         (WORD + b": keep-alive\n" + EXTRA + DONE, WORD + b": keep-alive\n\n" + DONE),
         (WORD + b"id: 7\nevent: usage\n" + EXTRA + DONE, WORD + DONE),
+        (WORD + b": last words\n" + EXTRA[:-2], WORD + b": last words\n"),
     ],
 )
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])

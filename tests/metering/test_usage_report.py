@@ -78,11 +78,42 @@ def test_a_broken_rule_is_named_and_the_numbers_stay(fields, violations, kinds):
     assert fields == json.loads(report.literal)
 
 
-@pytest.mark.parametrize("wrong", ["5", 5.0, 5.5, 1e3, True, None, [5], {}, MAX_TOKENS + 1, 10**30])
+@pytest.mark.parametrize("wrong", ["5", 5.5, 1e300, True, None, [5], {}, MAX_TOKENS + 1, 10**30])
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
 def test_a_count_that_is_none_breaks_the_usage(name, wrong):
     """Strings, fractions, truth values and numbers without measure are no counts; nothing is guessed from them."""
     assert broken(json.dumps({"prompt_tokens": 5, "completion_tokens": 5, name: wrong}).encode())
+
+
+@pytest.mark.parametrize("count", [5.0, 5])
+def test_a_number_without_a_fraction_is_a_count(count):
+    """JSON knows one kind of number."""
+    assert read({"prompt_tokens": count, "completion_tokens": 0}).usage.prompt == 5
+
+
+@pytest.mark.parametrize(
+    "side", [{"prompt_tokens_details": []}, {"completion_tokens_details": ""}, {"prompt_tokens_details": {"x": {}}}]
+)
+def test_details_that_are_no_object_say_nothing(side):
+    """Some languages write an empty object as a list."""
+    assert read({"prompt_tokens": 7, "completion_tokens": 2, **side}).violations == ()
+
+
+@pytest.mark.parametrize(
+    "side",
+    [
+        {"total_tokens": "9"},
+        {"prompt_tokens_details": {"cached_tokens": "5"}},
+        {"reasoning_tokens": 1.5},
+        {"prompt_cache_hit_tokens": True},
+    ],
+)
+def test_a_side_field_that_is_no_count_is_named_and_the_totals_stand(side):
+    """The exchange stays reported; which number could not be read stands in the record."""
+    report = read({"prompt_tokens": 7, "completion_tokens": 2, **side})
+
+    assert (report.usage, report.violations) == (TokenUsage(0, 7, 0, 2), (Rule.UNREADABLE_FIELD,))
+    assert json.loads(report.literal)["prompt_tokens"] == 7
 
 
 @pytest.mark.parametrize(
