@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from proxy.errors import UpstreamStalledError
+from proxy.errors import UpstreamBrokeError, UpstreamStalledError
 
 LOOKS_PER_LIMIT: Final = 8
 LOOK_EVERY_S: Final = 1.0
@@ -31,6 +31,10 @@ class ClientSide(NamedTuple):
     give_up: Callable[[], None]
 
 
+def _never() -> bool:
+    return False
+
+
 class Watch:
     """The limits of one exchange.
 
@@ -39,20 +43,35 @@ class Watch:
     exchange that hangs on such a client is given up as well.
     """
 
-    __slots__ = ("_client", "_content", "_limits", "_received", "_seen_s", "_started_s", "_task", "head_is_late")
+    __slots__ = (
+        "_client",
+        "_content",
+        "_is_lost",
+        "_limits",
+        "_received",
+        "_seen_s",
+        "_started_s",
+        "_task",
+        "head_is_late",
+    )
 
     def __init__(self, limits: "Limits", task: "asyncio.Task[object] | None", client: ClientSide, now_s: float) -> None:
         self._limits = limits
         self._task = task
         self._client = client
         self._content: Content | None = None
+        self._is_lost: Callable[[], bool] = _never
         self._received = -1  # bytes, at the last look that found something new,
         self._seen_s = self._started_s = now_s  # and when that was
         self.head_is_late = False
 
-    def begin(self, content: Content) -> None:
-        """The head is there; from here on it is the body that is waited for."""
+    def begin(self, content: Content, is_lost: Callable[[], bool] | None = None) -> None:
+        """The head is there; from here on it is the body that is waited for. `is_lost`: it can never come to its end.
+
+        The library tells a reader when a connection breaks, and not when it closes one itself over a broken framing.
+        """
         self._content = content
+        self._is_lost = is_lost or _never
 
     def end(self) -> None:
         """The exchange is over."""
@@ -67,6 +86,10 @@ class Watch:
             return
         if content.total_bytes != self._received or self._client.is_behind():
             self._received, self._seen_s = content.total_bytes, now_s
+        elif self._is_lost():
+            self.end()
+            content.set_exception(UpstreamBrokeError("the upstream's body is not framed as HTTP wants it"))
+            return
         if now_s - self._started_s >= total_s:
             self._expire(content, "the exchange took too long")
         elif now_s - self._seen_s >= idle_s:

@@ -83,7 +83,7 @@ class Answer:
         self.content_encoding = message.headers.get("Content-Encoding", "")
         self.next_chunk: Callable[[], Awaitable[bytes]] = content.readany
         self.at_end: Callable[[], bool] = content.at_eof
-        watch.begin(content)
+        watch.begin(content, self._is_lost)
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self.reason}>"
@@ -92,6 +92,12 @@ class Answer:
     def body_has_begun(self) -> bool:
         """True if the first of the body came together with the head."""
         return self._content.total_bytes > 0
+
+    def _is_lost(self) -> bool:
+        """True where the connection is closed and the body has not come to its end."""
+        protocol = self._connection.protocol
+        gone = protocol is None or protocol.transport is None or protocol.transport.is_closing()
+        return gone and not self._content.is_eof()
 
     async def read(self) -> bytes:
         """As `next_chunk`, for whoever does not know the library. Raises UpstreamBrokeError."""

@@ -252,8 +252,10 @@ def _dsml_arguments(tokenizer: CountsTokens, arguments: str) -> int:
 
 def _plain_value(raw: bytes) -> str:
     """A string without its quotes, anything else as JSON."""
-    value = msgspec.json.decode(raw)
-    return value if isinstance(value, str) else raw.decode()
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except UNREADABLE:  # no string, or one with half a character in it
+        return raw.decode("utf-8", "replace")
 
 
 def _opened(prompt: Prompt | None, calls: tuple[SaidCall, ...], template: Template) -> int:

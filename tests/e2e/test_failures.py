@@ -221,6 +221,24 @@ def test_a_break_after_the_usage_keeps_the_reported_counts(stage):
     assert record["usage"] == {"input_cache_hit": 4, "input_cache_miss": 6, "output_reasoning": 0, "output_answer": 3}
 
 
+def test_a_body_with_a_broken_framing_looks_broken_off_at_once(stage):
+    """No chunk has the size `zz`: the client need not wait for the idle limit to learn it."""
+
+    async def spoil(_heard, writer):
+        writer.write(HEAD + chunk(WORD))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"zz\r\n" + WORD)
+        await writer.drain()
+        await asyncio.sleep(2)
+
+    _, seen = play(stage, spoil)
+    record = record_of(stage[0], seen)
+
+    assert (seen.body, seen.ended) == (WORD, False)
+    assert (record["outcome"], record["source"]) == ("upstream_disconnected", "estimated")
+
+
 def test_a_body_shorter_than_its_length_looks_broken_off(stage):
     """A content-length that is not fulfilled is passed on unfulfilled."""
 
