@@ -19,14 +19,13 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from proxy import verify_command
-from proxy.catalog_files import builtin_catalog
+from proxy.catalog_files import catalog_with
 from proxy.child import configure_logging
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
 from proxy.errors import MeterError, SettingsError
 from proxy.gateway_process import open_store
-from proxy.pricing.tariff import printed, rate_at
-from proxy.pricing.versions import resolve
+from proxy.price_command import price_row, to_look_at
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
@@ -110,17 +109,19 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
 
 
 @main.command(epilog='Example: deepseek-meter prices --model deepseek-flash --at "2026-11-23T02:00:00Z"')
+@_config_option
 @click.option("--at", help="Instant, ISO 8601, UTC unless it says otherwise.  [default: now]")
 @click.option("--model", default="", help="Name as requested, e.g. deepseek-flash.")
 @click.option("--version", "version_id", default="", help="Catalog version, e.g. DeepSeek-V4-Pro-0813.")
 @click.option("--currency", type=click.Choice(["USD", "CNY"]), default="USD", show_default=True)
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @_guarded
-def prices(at: str | None, model: str, version_id: str, currency: str, output: str) -> None:
+def prices(*, config: str | None, at: str | None, model: str, version_id: str, currency: str, output: str) -> None:
     """Show the price in force at an instant: version, band, price per kind, price id, source."""
     if not model and not version_id:
         raise click.UsageError("give --model or --version")
-    row = _price_row(_instant(at), model, version_id, currency)
+    catalog = catalog_with(_settings(config, {}).pricing.catalog_file)
+    row = price_row(catalog, _instant(at).astimezone(UTC), model=model, version=version_id, currency=currency)
     if output == "json":
         click.echo(msgspec.json.encode(row))
     else:
@@ -138,7 +139,7 @@ def check(config: str | None) -> None:
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
-    found += _overdue_prices()
+    found += to_look_at(catalog_with(settings.pricing.catalog_file), datetime.now(UTC))
     for line in found:
         click.echo(line)
     click.echo(f"settings and catalog are valid; {len(found)} to look at")
@@ -170,6 +171,7 @@ def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[C
     configure_logging(settings.log)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
+    catalog_with(settings.pricing.catalog_file)
     for name in unknown_variables(os.environ):
         click.echo(f"deepseek-meter: {name} in the environment is no setting; it is not used", err=True)
     Supervisor(settings, lambda url: asyncio.run(_check_store(settings, url)), companions).run(announce)
@@ -243,31 +245,6 @@ def _instant(text: str | None) -> datetime:
     except ValueError as error:
         raise click.UsageError(f"--at: expected an instant such as 2026-11-23T02:00:00Z, got {text!r}") from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _price_row(at: datetime, model: str, version_id: str, currency: str) -> dict[str, Any]:
-    catalog, at_s = builtin_catalog(), at.timestamp()
-    found = resolve(catalog, upstream="default", requested=model, served="", fingerprint="", at_s=at_s)
-    version = version_id or found.version
-    rate = rate_at(catalog, version, currency, at_s, model=model)
-    return {
-        "at": at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "model": model,
-        "version": version,
-        "currency": currency,
-        "band": rate.band.value if rate else None,
-        "price_id": rate.price_id if rate else None,
-        "per_million_tokens": dict(printed(rate)) if rate else None,
-        "source": rate.source if rate else None,
-        "review_by": rate.review_by.isoformat() if rate else None,
-    }
-
-
-def _overdue_prices() -> list[str]:
-    from proxy.pricing.catalog import overdue  # noqa: PLC0415 - only this command asks
-
-    now = datetime.now(UTC)
-    return [f"catalog: {line}" for line in overdue(builtin_catalog(), now.timestamp(), now.date())]
 
 
 def _cell(value: Any) -> str:

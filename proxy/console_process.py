@@ -8,7 +8,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from proxy.catalog_files import builtin_catalog
+from proxy.catalog_files import LOOK_EVERY_S, LiveCatalog
 from proxy.child import (
     ConsoleOrders,
     WorkerReport,
@@ -35,14 +35,23 @@ async def _run(orders: ConsoleOrders) -> None:
     channel = socket.socket(fileno=orders.report_fd)
     channel.setblocking(False)
     loop.add_reader(channel.fileno(), lambda: _take_reports(channel, workers))
-    runner = web.AppRunner(Console(orders.settings, store, builtin_catalog(), workers).app(), access_log=None)
+    catalog = LiveCatalog(orders.settings.pricing.catalog_file)
+    looking = asyncio.create_task(_look_at(catalog))
+    runner = web.AppRunner(Console(orders.settings, store, lambda: catalog.current, workers).app(), access_log=None)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0).start()
     await stopped.wait()
+    looking.cancel()
     loop.remove_reader(channel.fileno())
     channel.close()
     await runner.cleanup()
     await store.close()
+
+
+async def _look_at(catalog: LiveCatalog) -> None:
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        catalog.look()
 
 
 def _take_reports(channel: socket.socket, workers: Workers) -> None:

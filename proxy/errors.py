@@ -71,6 +71,14 @@ class RequestTooLargeError(RelayError):
         return cls(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
 
 
+class VersionMismatchError(RelayError):
+    """The name asked for means another version than the client expects, and `[gateway] on_mismatch` says to refuse that."""
+
+    status = 409
+    kind = "invalid_request_error"
+    code = "version_mismatch"
+
+
 class JournalUnwritableError(RelayError):
     """The journal cannot be written, and `[journal] on_unwritable` says that then nothing is relayed."""
 

@@ -20,7 +20,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from proxy.catalog_files import builtin_catalog
+from proxy.catalog_files import LOOK_EVERY_S, LiveCatalog
 from proxy.child import (
     OVERHEAD_BUCKETS_S,
     GatewayOrders,
@@ -31,6 +31,7 @@ from proxy.child import (
     on_stop,
     read_orders,
 )
+from proxy.errors import VersionMismatchError
 from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
 from proxy.gateway.estimating import Estimator
@@ -42,8 +43,10 @@ from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
-from proxy.pricing.versions import expected
+from proxy.metering.request import RequestFacts
+from proxy.pricing.versions import expected, mismatch
 from proxy.settings import Settings
+from proxy.usage import METERED_APIS, BegunMark, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
 
 REPORT_EVERY_S: Final = 1.0
@@ -75,8 +78,8 @@ class GatewayWorker:
         settings = orders.settings
         self._life = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._store = open_store(settings, orders.redis_url)
-        self._pricing = Pricing(builtin_catalog(), settings.pricing.instant)
-        self._ledger = _ledger(settings, self._store, self._life, self._pricing)
+        self._catalog = LiveCatalog(settings.pricing.catalog_file)
+        self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing)
         self._passing = Passing()
         self._upstream = Upstream(settings.upstream, self._passing)
         self._overhead = _Overhead()
@@ -87,15 +90,22 @@ class GatewayWorker:
         self._relay = Relay(self._parts())
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
+    @property
+    def _pricing(self) -> Pricing:
+        """The catalog in force at this moment, and what decides in it."""
+        return Pricing(self._catalog.current, self._orders.settings.pricing.instant)
+
     async def run(self) -> None:
         """Serve until told to stop; every open exchange has its record when this returns."""
         on_stop(asyncio.get_running_loop(), self._ask_to_stop)
         shipping = asyncio.create_task(self._ledger.run(), name="ledger")
         reporting = asyncio.create_task(self._report(), name="report")
+        looking = asyncio.create_task(self._look_at_catalog(), name="catalog")
         await self._serve()
         await self._relay.close()
         self._counting.close()
         reporting.cancel()
+        looking.cancel()
         self._ledger.stop()
         await shipping
         await self._upstream.close()
@@ -131,6 +141,11 @@ class GatewayWorker:
                 _send(channel, msgspec.json.encode(self._own_report()))
                 await asyncio.sleep(REPORT_EVERY_S)
 
+    async def _look_at_catalog(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._catalog.look()
+
     def _own_report(self) -> WorkerReport:
         return WorkerReport(
             slot=self._orders.slot,
@@ -148,16 +163,17 @@ class GatewayWorker:
         )
 
     def _parts(self) -> RelayParts:
-        settings, pricing = self._orders.settings, self._pricing
+        settings = self._orders.settings
         return RelayParts(
             upstream=self._upstream,
             passing=self._passing,
             keeper=self._ledger,
-            make_record=partial(make_record, pricing=pricing),
-            estimates=self._estimator,
-            expected_version=lambda asked, at_s: expected(
-                pricing.catalog, requested=asked.model, at_s=at_s, api=asked.api
+            make_record=lambda facts, reading, counted=None: make_record(
+                facts, reading, counted, pricing=self._pricing
             ),
+            estimates=self._estimator,
+            expected_version=self._expected,
+            refuse_mismatch=self._refuse_mismatch,
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
             hash_secret=self._orders.hash_secret,
@@ -167,10 +183,21 @@ class GatewayWorker:
             add_include_usage=settings.upstream.add_include_usage,
         )
 
+    def _expected(self, asked: RequestFacts, at_s: float) -> str | None:
+        return expected(self._pricing.catalog, requested=asked.model, at_s=at_s, api=asked.api)
+
+    def _refuse_mismatch(self, asked: RequestFacts, wanted: str) -> None:
+        """Raises VersionMismatchError where that is asked for, and the name alone tells that another version would answer."""
+        if self._orders.settings.gateway.on_mismatch != "refuse" or not wanted or asked.api not in METERED_APIS:
+            return
+        known = self._expected(asked, time.time())
+        if known is not None and mismatch(self._pricing.catalog, wanted, known):
+            raise VersionMismatchError(f"{asked.model} means {known} now, and the client expects {wanted}.")
+
     def _new_estimator(self, settings: Settings) -> Estimator:
         return Estimator(
             self._counting,
-            self._pricing,
+            lambda: self._pricing,
             deepseek_habits=settings.upstream.habits == "deepseek",
             asks_for_usage=settings.upstream.add_include_usage,
             sample=settings.metering.estimate_sample,
@@ -199,8 +226,10 @@ def retention_of(settings: Settings) -> Retention:
     return Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
 
 
-def _ledger(settings: Settings, store: Store, life: str, pricing: Pricing) -> Ledger:
-    recover_record = partial(interrupted_record, pricing=pricing)
+def _ledger(settings: Settings, store: Store, life: str, pricing: Callable[[], Pricing]) -> Ledger:
+    def recover_record(mark: BegunMark, end_s: float) -> UsageRecord:
+        return interrupted_record(mark, end_s, pricing())
+
     return Ledger(
         store, journals_dir(settings), life, settings.journal, retention_of(settings), recover_record=recover_record
     )

@@ -58,6 +58,12 @@ class GatewaySettings(_Section, frozen=True):
     shutdown_grace_seconds: Annotated[
         float, Meta(ge=0, description="how long open exchanges may finish after a stop was asked for")
     ] = 30.0
+    on_mismatch: Annotated[
+        Literal["count", "refuse"],
+        Meta(
+            description="`X-Meter-Expect-Version` and the name asked for means another version: `count` relays and counts, `refuse` answers 409"
+        ),
+    ] = "count"
     key_hash_secret: Annotated[
         str,
         Meta(
@@ -192,6 +198,12 @@ class MeteringSettings(_Section, frozen=True):
 class PricingSettings(_Section, frozen=True):
     """How tokens become money."""
 
+    catalog_file: Annotated[
+        str,
+        Meta(
+            description="own versions, names, prices and holidays (TOML) over the shipped ones; taken over live when it changes"
+        ),
+    ] = ""
     instant: Annotated[Literal["end", "start"], Meta(description="which instant of an exchange decides its price")] = (
         "end"
     )

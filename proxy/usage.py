@@ -180,7 +180,8 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     of it was reasoning, and our count of the reasoning's text divided it.
     `start_s` is when the request's head was read, `first_chunk_s` when the first byte of the response's body came
     (0.0: none came), `end_s` when the exchange ended; `duration_s` and `first_chunk_after_s` are measured on the
-    monotonic clock. A currency without a charge is a currency in which this exchange has no price.
+    monotonic clock. A currency without a charge is a currency in which this exchange has no price. `version_mismatch` is
+    the version the client expected, as it is counted, where another one answered.
     """
 
     exchange_id: str
@@ -199,6 +200,7 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     served_model: str = ""
     fingerprint: str = ""
     expected_version: str = ""
+    version_mismatch: str = ""
     status: int = 0
     finish_reason: str = ""
     streamed: bool = False

@@ -11,7 +11,7 @@ MODULES = sorted(PROXY.rglob("*.py"))
 FACTS = {"usage", "errors", "settings"}
 COMPOSITION = {
     "__main__", "cli", "supervisor", "child", "catalog_files", "gateway_process", "console_process", "demo_process",
-    "verify_command", "vocabulary_files",
+    "price_command", "verify_command", "vocabulary_files",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),

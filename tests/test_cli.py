@@ -45,6 +45,87 @@ def test_prices_of_an_unknown_model_is_exit_1():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--model", "mystery-9b"], "mystery-9b is no version of the catalog"),
+        (["--version", "DeepSeek-V3.1", "--at", "2025-09-01"], "give --model deepseek-chat or deepseek-reasoner"),
+        (
+            ["--version", "DeepSeek-V3.2", "--at", "2026-01-01", "--currency", "CNY"],
+            "no CNY price of DeepSeek-V3.2 is known",
+        ),
+    ],
+)
+def test_prices_says_why_there_is_none(arguments, why):
+    """And what would help."""
+    result = run("prices", *arguments, "--format", "json")
+
+    assert result.exit_code == 1
+    assert why in json.loads(result.output)["why"]
+
+
+OWN = """
+[[version]]
+id = "my-r1"
+valid_from = 2026-01-01T00:00:00Z
+source = "our cluster"
+confidence = "high"
+checked = 2026-11-01
+review_by = 2027-11-01
+
+[[price]]
+id = "my-r1-usd"
+versions = ["my-r1", "DeepSeek-V4-Pro-0813"]
+currency = "USD"
+valid_from = 2026-11-01T00:00:00Z
+per_million = { input_cache_miss = "0.2", output = "0.4" }
+source = "our contract"
+confidence = "high"
+checked = 2026-11-01
+review_by = 2027-11-01
+
+[holidays]
+2027 = [2027-03-03]
+"""
+
+
+def test_prices_and_check_read_the_operators_own_catalog(tmp_path):
+    """Own versions and negotiated prices over the shipped ones, from the day they hold; own holidays."""
+    (tmp_path / "own.toml").write_text(OWN)
+    (tmp_path / "meter.toml").write_text(f'[pricing]\ncatalog_file = "{tmp_path / "own.toml"}"\n')
+
+    def price(version, at):
+        arguments = ["--config", str(tmp_path / "meter.toml"), "--version", version, "--at", at, "--format", "json"]
+        return json.loads(run("prices", *arguments).output)
+
+    assert price("my-r1", "2026-11-05")["per_million_tokens"]["output_answer"] == "0.4"
+    assert price("DeepSeek-V4-Pro-0813", "2026-11-05")["price_id"] == "my-r1-usd"
+    assert price("DeepSeek-V4-Pro-0813", "2026-10-31T23:59:59Z")["price_id"] == "deepseek-v4-pro-0813-usd-2026-08-16"
+    assert price("DeepSeek-V4.1-Flash-1017", "2027-03-03T02:00:00Z")["band"] == "off_peak"
+    assert price("DeepSeek-V4.1-Flash-1017", "2027-03-04T02:00:00Z")["band"] == "peak"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (OWN.replace('"0.2"', "0.2"), "own.toml: price 1 (my-r1-usd): Expected `str`"),
+        (OWN.replace("[[price]]", "[[prise]]"), "own.toml: prise: unknown table"),
+        (OWN + "2028 = [2027-01-01]\n", "own.toml: holidays: a day of another year stands under 2028"),
+        (OWN.replace('"my-r1", ', '"nobody", '), "own.toml: price 1 (my-r1-usd): there is no version nobody"),
+        ("[[", "own.toml: not TOML"),
+    ],
+)
+def test_a_broken_catalog_is_one_line_with_its_place(tmp_path, text, reason):
+    """File, row and reason; exit code 2 as for every wrong setting."""
+    (tmp_path / "own.toml").write_text(text)
+    (tmp_path / "meter.toml").write_text(f'[pricing]\ncatalog_file = "{tmp_path / "own.toml"}"\n')
+    result = run("check", "--config", str(tmp_path / "meter.toml"))
+
+    assert result.exit_code != 0
+    assert reason in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["prices"], "give --model or --version"),

@@ -46,7 +46,7 @@ class Console:
         self,
         settings: Settings,
         store: Store,
-        catalog: Catalog,
+        catalog: Callable[[], Catalog],
         workers: Workers,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -139,7 +139,7 @@ class Console:
         if snapshot is not None:
             found += self._global_families(snapshot, now_s)
         found += metrics.limit_families(self._spend_limits())
-        found += metrics.price_families(self._catalog, UPSTREAM_NAME, now_s)
+        found += metrics.price_families(self._catalog(), UPSTREAM_NAME, now_s)
         found += metrics.process_families(
             self._workers.fresh(time.monotonic()),
             self._workers.overhead(),
@@ -151,7 +151,7 @@ class Console:
 
     def _global_families(self, snapshot: Snapshot, now_s: float) -> list[metrics.Family]:
         console = self._settings.console
-        zeros = zeros_from_start(in_force(self._catalog, now_s), UPSTREAM_NAME)
+        zeros = zeros_from_start(in_force(self._catalog(), now_s), UPSTREAM_NAME)
         series = series_of(snapshot, console.new_series_hold_seconds, zeros)
         return [
             *metrics.global_families(series, created=console.created_samples),

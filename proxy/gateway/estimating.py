@@ -38,7 +38,7 @@ class Estimator:
     def __init__(
         self,
         counting: Counting,
-        pricing: Pricing,
+        pricing: Callable[[], Pricing],
         *,
         deepseek_habits: bool,
         asks_for_usage: bool,
@@ -48,7 +48,7 @@ class Estimator:
         monotonic_s: Callable[[], float],
         fault: Callable[[str, Exception], None],
     ) -> None:
-        """`chance` gives numbers in [0, 1); a sample is taken where one lies below `sample`.
+        """`pricing` gives the catalog in force. `chance` gives numbers in [0, 1); a sample is taken where one lies below `sample`.
 
         `is_quiet` is True while no stream would notice that the tokenizer is loaded.
         """
@@ -79,7 +79,7 @@ class Estimator:
             return divided(seen.report.usage, counted) if counted and seen.report else None
         counted = counted or rough(seen, facts.request.body_bytes)
         guessed = estimate(seen, counted, one_token_deltas=self._deepseek_habits)
-        return self.calibration.corrected(version_of(facts, seen, self._pricing).version, guessed)
+        return self.calibration.corrected(version_of(facts, seen, self._pricing()).version, guessed)
 
     def is_sampled(self, record: UsageRecord) -> bool:
         """True for an exchange that shall be estimated as well: it ended well, and all of it was reported.
@@ -113,7 +113,7 @@ class Estimator:
         )
 
     async def _counted(self, facts: ExchangeFacts, seen: Reading, sent: Sent) -> Counted | None:
-        template = template_of(version_of(facts, seen, self._pricing).version)
+        template = template_of(version_of(facts, seen, self._pricing()).version)
         work = partial(_count, said=said_of(seen), sent=sent, template=template, hidden=self._deepseek_habits)
         try:
             return await self._counting.run(work)

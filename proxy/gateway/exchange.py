@@ -96,7 +96,6 @@ class Exchange:
     """The state of one exchange. `end` writes the record; every later call of it changes nothing."""
 
     __slots__ = (
-        "_asked",
         "_clock",
         "_first_chunk_after_s",
         "_first_chunk_s",
@@ -107,6 +106,7 @@ class Exchange:
         "_started_s",
         "_status",
         "_upstream",
+        "asked",
         "body",
         "caps",
         "draining",
@@ -139,7 +139,7 @@ class Exchange:
         self.body = Sent()
         self.settling: asyncio.Task[None] | None = None
         self._upstream = upstream
-        self._asked = asked
+        self.asked = asked
         self._clock = clock
         self._keeper = keeper
         self._maker = maker
@@ -161,11 +161,11 @@ class Exchange:
             start_s=self._start_s,
             api=self.request.api,
             model=self.request.model,
-            app=self._asked.app,
+            app=self.asked.app,
             body_bytes=self.request.body_bytes,
             streamed=self.request.streamed,
-            purpose=self._asked.purpose,
-            expected_version=self._asked.expected_version,
+            purpose=self.asked.purpose,
+            expected_version=self.asked.expected_version,
             upstream=self._upstream,
         )
         try:
@@ -275,9 +275,9 @@ class Exchange:
             exchange_id=self.exchange_id,
             request=self.request,
             upstream=self._upstream,
-            app=self._asked.app,
-            purpose=self._asked.purpose,
-            expected_version=self._asked.expected_version,
+            app=self.asked.app,
+            purpose=self.asked.purpose,
+            expected_version=self.asked.expected_version,
             outcome=outcome,
             status=self._status,
             sent=self.sent,

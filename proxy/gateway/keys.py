@@ -5,12 +5,18 @@ which the key cannot be found. The key itself is never stored, logged or compare
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 
 from proxy.gateway.headers import label_of
 
 ANONYMOUS: Final = "anonymous"
 _DIGEST_BYTES: Final = 5
+
+
+def credential_of(headers: Mapping[str, str]) -> str | None:
+    """The credential a client sent, as it stands: OpenAI's way, or Anthropic's. The mapping ignores case."""
+    return headers.get("Authorization") or headers.get("x-api-key")
 
 
 def app_of(stated: str | None, credential: str | None, secret: bytes) -> str:

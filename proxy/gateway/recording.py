@@ -12,7 +12,7 @@ from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.cost import price_usage
-from proxy.pricing.versions import Resolution, resolve
+from proxy.pricing.versions import Resolution, mismatch, resolve
 from proxy.usage import (
     METERED_APIS,
     BegunMark,
@@ -129,6 +129,7 @@ def make_record(
         served_model=clean_label(seen.served_model),
         fingerprint=clean_label(seen.fingerprint),
         expected_version=facts.expected_version,
+        version_mismatch=_mismatch(facts, version, pricing),
         status=facts.status,
         finish_reason=clean_label(seen.finish_reason),
         streamed=seen.streamed or facts.request.streamed,
@@ -179,6 +180,12 @@ def version_of(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolut
         at_s=facts.start_s,
         api=facts.request.api,
     )
+
+
+def _mismatch(facts: ExchangeFacts, version: Resolution, pricing: Pricing) -> str:
+    """Only an answer can be another one than expected: not an error, and not a request that went nowhere."""
+    answered = _is_metered(facts) and facts.answered and facts.status < 400
+    return mismatch(pricing.catalog, facts.expected_version, version.version) if answered else ""
 
 
 def _counts(facts: ExchangeFacts, seen: Reading, counted: TokenUsage | None) -> _Counts:

@@ -35,7 +35,7 @@ from proxy.gateway.headers import (
     purpose_of,
     with_length,
 )
-from proxy.gateway.keys import app_of
+from proxy.gateway.keys import app_of, credential_of
 from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.upstream import HEADER_BYTES, Answer, Upstream, as_break, not_http, was_sent
@@ -61,6 +61,8 @@ class RelayParts(NamedTuple):
     max_request_bytes: int
     observe_overhead: Callable[[float], None]
     caps_for: Callable[[str], Caps | None]
+    refuse_mismatch: Callable[[RequestFacts, str], None]
+    """Raises RelayError where the version a client expects is known not to answer."""
     add_include_usage: bool = False
 
 
@@ -191,7 +193,7 @@ class Relay:
 
     def _begin(self, request: web.BaseRequest) -> Exchange:
         headers, parts = request.headers, self._parts
-        app = app_of(headers.get("X-Meter-App"), _credential(request), parts.hash_secret)
+        app = app_of(headers.get("X-Meter-App"), credential_of(headers), parts.hash_secret)
         asked = Asked(
             app,
             purpose_of(headers.get("X-Meter-Purpose")),
@@ -218,6 +220,7 @@ class Relay:
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
         exchange.request = read_request(exchange.request.api, body, encoding, _path(request))
         exchange.body = Sent(body, encoding)
+        self._parts.refuse_mismatch(exchange.request, exchange.asked.expected_version)
         asked = self._asking_for_usage(exchange, body, encoding)
         exchange.begin()
         handed_on_s = parts.clock.monotonic_s()
@@ -390,10 +393,6 @@ def _give_up(request: web.BaseRequest) -> None:
     """Drop a client that does not read any more: what is still to be sent to it will never be."""
     if request.transport is not None:
         request.transport.abort()
-
-
-def _credential(request: web.BaseRequest) -> str | None:
-    return request.headers.get(hdrs.AUTHORIZATION) or request.headers.get("x-api-key")
 
 
 def _path(request: web.BaseRequest) -> str:

@@ -41,6 +41,11 @@ _TABLE: Final = (
     Family("requests_without_usage_total", ("version", "model", "reason"), "Exchanges whose usage was not reported."),
     Family("usage_violations_total", ("version", "model", "rule"), "Reported usages that broke a rule, by rule."),
     Family(
+        "version_mismatches_total",
+        ("expected", "version"),
+        "Exchanges that another version answered than the client expected.",
+    ),
+    Family(
         "cost_uncertain_usd_total", ("version",), "Part of the cost that an unpublished holiday may take back.", NANO
     ),
     Family("records_unreplayable_total", (), "Records that Redis lost and whose journal is gone."),

@@ -201,6 +201,8 @@ def _count_extras(record: UsageRecord, extras: _Extras) -> None:
         extras["requests_without_usage_total", record.version, record.model, record.missing.value] += 1
     for rule in record.violations:
         extras["usage_violations_total", record.version, record.model, rule.value] += 1
+    if record.version_mismatch:
+        extras["version_mismatches_total", record.version_mismatch, record.version] += 1
     _observe("request_duration_seconds", DURATION_BUCKETS_S, record.version, record.duration_s, extras)
     if record.first_chunk_s:
         first_chunk = record.first_chunk_after_s

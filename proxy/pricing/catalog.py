@@ -8,6 +8,7 @@ one it has.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import msgspec
@@ -26,9 +27,10 @@ from proxy.pricing.rows import (
     RuleRow,
     UnpricedRow,
     VersionRow,
+    read_holidays,
     read_rows,
 )
-from proxy.pricing.timeline import Span, Timeline, timeline
+from proxy.pricing.timeline import Span, Timeline, timeline, without
 
 CATALOG_FILES: Final = ("versions.toml", "prices.toml")
 """The files beside this module, for whoever reads them."""
@@ -36,6 +38,8 @@ CATALOG_FILES: Final = ("versions.toml", "prices.toml")
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 ANY_REST: Final = "*"
 FINGERPRINT_PREFIX: Final = len("fp_") + 10
+
+NO_TEXTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 T = TypeVar("T")
 RowType = TypeVar("RowType", bound=Row)
@@ -87,23 +91,29 @@ class Catalog(msgspec.Struct, frozen=True):
         return f"<Catalog of {len(self.versions)} versions in {len(self.rows)} rows>"
 
 
-def parse_catalog(texts: Mapping[str, str]) -> Catalog:
+def parse_catalog(texts: Mapping[str, str], own: Mapping[str, str] = NO_TEXTS) -> Catalog:
     """The catalog of some TOML texts, by the names of their files.
+
+    `own` are the operator's: a version, price id or fingerprint of theirs takes the place of the shipped one, and what
+    they say of a name, a price or a scheme goes before it for as long as it holds. Holidays of theirs go before official ones.
 
     Raises CatalogError with the file, the row and the reason: not TOML, an unknown table or key, a value of the wrong
     kind, two rows of one id, two that hold at once, a name that no version has, a price whose scheme has no rule.
     """
-    rows = tuple(row for file, text in texts.items() for row in read_rows(file, text))
+    theirs = [row for file, text in own.items() for row in read_rows(file, text, own=True)]
+    shipped = [row for file, text in texts.items() for row in read_rows(file, text)]
+    rows = (*_not_replaced(shipped, theirs), *theirs)
     versions = _unique((placed.row.id, placed) for placed in _of(rows, VersionRow))
     _unique((placed.row.id, placed) for placed in _of(rows, PriceRow))
     aliases = _of(rows, AliasRow)
+    holidays = {year: days for file, text in own.items() for year, days in read_holidays(file, text).items()}
     return Catalog(
         versions={name: placed.row for name, placed in versions.items()},
         aliases=_aliases([placed for placed in aliases if not placed.row.api], versions),
         patterns=_patterns(aliases, versions),
         fingerprints=_fingerprints(_of(rows, FingerprintRow), versions),
         sheets=_sheets([*_of(rows, PriceRow), *_of(rows, UnpricedRow)], _of(rows, RuleRow), versions),
-        holidays=official_holidays(),
+        holidays={**official_holidays(), **holidays},
         rows=rows,
     )
 
@@ -138,8 +148,20 @@ def fingerprint_key(fingerprint: str) -> str:
     return head if prefixed and not head[3:].strip("0123456789abcdef") else fingerprint
 
 
+def _not_replaced(shipped: Sequence[Placed[Row]], theirs: Sequence[Placed[Row]]) -> list[Placed[Row]]:
+    """The shipped rows without those whose identity a row of the operator's has."""
+    taken = {_identity(placed.row) for placed in theirs} - {None}
+    return [placed for placed in shipped if _identity(placed.row) not in taken]
+
+
+def _identity(row: Row) -> tuple[str, str] | None:
+    if isinstance(row, VersionRow | PriceRow):
+        return type(row).__name__, row.id
+    return ("fingerprint", fingerprint_key(row.fingerprint)) if isinstance(row, FingerprintRow) else None
+
+
 def _of(rows: Iterable[Placed[Row]], row_type: type[RowType]) -> list[Placed[RowType]]:
-    return [Placed(placed.where, placed.row) for placed in rows if isinstance(placed.row, row_type)]
+    return [Placed(placed.where, placed.row, placed.own) for placed in rows if isinstance(placed.row, row_type)]
 
 
 def _unique(named: Iterable[tuple[str, Placed[RowType]]]) -> dict[str, Placed[RowType]]:
@@ -157,12 +179,15 @@ def _known(version: str, placed: Placed[Row], versions: Mapping[str, Placed[Vers
     return versions[version].row
 
 
-def _timelines(spans: Iterable[tuple[str, Span[T]]]) -> dict[str, Timeline[T]]:
-    grouped: defaultdict[str, list[Span[T]]] = defaultdict(list)
-    for name, span in spans:
-        grouped[name].append(span)
+def _timelines(spans: Iterable[tuple[str, bool, Span[T]]]) -> dict[str, Timeline[T]]:
+    """Timelines by name; the operator's spans (True) go before the shipped ones."""
+    grouped: defaultdict[str, tuple[list[Span[T]], list[Span[T]]]] = defaultdict(lambda: ([], []))
+    for name, own, span in spans:
+        grouped[name][own].append(span)
     try:
-        return {name: timeline(group) for name, group in grouped.items()}
+        for shipped, _ in grouped.values():
+            timeline(shipped)  # what is shipped may not contradict itself, whatever lies over it
+        return {name: timeline([*theirs, *without(shipped, theirs)]) for name, (shipped, theirs) in grouped.items()}
     except ValueError as error:
         raise CatalogError(str(error)) from error
 
@@ -174,7 +199,7 @@ def _span(placed: Placed[DatedRow], value: T) -> Span[T]:
 def _aliases(rows: Iterable[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]) -> dict[str, Timeline[str]]:
     """What exact names mean."""
     spans = _alias_spans(rows, versions)
-    return _timelines((name, span) for name, span in spans if not name.endswith(ANY_REST))
+    return _timelines(one for one in spans if not one[0].endswith(ANY_REST))
 
 
 def _patterns(rows: Sequence[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]) -> tuple[Pattern, ...]:
@@ -182,20 +207,20 @@ def _patterns(rows: Sequence[Placed[AliasRow]], versions: Mapping[str, Placed[Ve
     found: list[Pattern] = []
     for api in sorted({placed.row.api for placed in rows}):
         spans = list(_alias_spans((placed for placed in rows if placed.row.api == api), versions))
-        timelines = _timelines((name, span) for name, span in spans if api or name.endswith(ANY_REST))
+        timelines = _timelines(one for one in spans if api or one[0].endswith(ANY_REST))
         found += [Pattern(api, name, meanings) for name, meanings in timelines.items()]
     return tuple(sorted(found, key=lambda pattern: len(pattern.beginning), reverse=True))
 
 
 def _alias_spans(
     rows: Iterable[Placed[AliasRow]], versions: Mapping[str, Placed[VersionRow]]
-) -> Iterator[tuple[str, Span[str]]]:
+) -> Iterator[tuple[str, bool, Span[str]]]:
     for placed in rows:
         version = _known(placed.row.version, placed, versions)
         if placed.row.from_s < version.from_s or placed.row.to_s > version.to_s:
             raise CatalogError(f"{placed.where}: reaches beyond the life of {version.id}")
         for name in placed.row.names:
-            yield name, _span(placed, placed.row.version)
+            yield name, placed.own, _span(placed, placed.row.version)
 
 
 def _fingerprints(rows: Sequence[Placed[FingerprintRow]], versions: Mapping[str, Placed[VersionRow]]) -> dict[str, str]:
@@ -208,7 +233,7 @@ def _fingerprints(rows: Sequence[Placed[FingerprintRow]], versions: Mapping[str,
 def _sheets(
     priced: Sequence[Placed[ForVersions]], rules: Sequence[Placed[RuleRow]], versions: Mapping[str, Placed[VersionRow]]
 ) -> dict[str, dict[str, Sheets]]:
-    schemes = _timelines((placed.row.scheme, _span(placed, _peak_rule(placed.row))) for placed in rules)
+    schemes = _timelines((placed.row.scheme, placed.own, _span(placed, _peak_rule(placed.row))) for placed in rules)
     sheets: defaultdict[str, dict[str, Sheets]] = defaultdict(dict)
     for (version, currency), rows in _priced(priced, versions).items():
         sheets[version][currency] = _by_name(rows, schemes)
@@ -219,7 +244,7 @@ def _by_name(rows: Sequence[Placed[ForVersions]], schemes: Mapping[str, Timeline
     """The prices of a version under each name that has some of its own, what holds for all names among them."""
     names = {name for placed in rows for name in placed.row.names} | {""}
     return _timelines(
-        (name, span)
+        (name, placed.own, span)
         for name in sorted(names)
         for placed in rows
         if not placed.row.names or name in placed.row.names

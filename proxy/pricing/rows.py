@@ -229,10 +229,14 @@ RowType_co = TypeVar("RowType_co", bound=Row, covariant=True)
 
 
 class Placed(msgspec.Struct, Generic[RowType_co], frozen=True):
-    """A row and where it stands, for errors: `prices.toml: price 3 (deepseek-v4-pro-usd-2026-08-16)`."""
+    """A row and where it stands, for errors: `prices.toml: price 3 (deepseek-v4-pro-usd-2026-08-16)`.
+
+    `own` is True for a row of the operator's, which goes before those that are shipped.
+    """
 
     where: str
     row: RowType_co
+    own: bool = False
 
 
 ROW_TYPES: Final[Mapping[str, type[Row]]] = {
@@ -245,26 +249,47 @@ ROW_TYPES: Final[Mapping[str, type[Row]]] = {
 }
 """The tables a file may hold, `[[version]]` and so on. Any file may hold any of them."""
 
+HOLIDAYS: Final = "holidays"
+"""One table more in the operator's file: public holidays of years for which nobody has published any."""
 
-def read_rows(file: str, text: str) -> Iterator[Placed[Row]]:
+
+def read_rows(file: str, text: str, *, own: bool = False) -> Iterator[Placed[Row]]:
     """The rows of one file. Raises CatalogError with file, row and reason at the first that cannot be used."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise CatalogError(f"{file}: not TOML: {error}") from error
-    for kind, entries in tables.items():
+    for kind, entries in _tables(file, text).items():
+        if kind == HOLIDAYS and own:
+            continue
         if kind not in ROW_TYPES or not isinstance(entries, list):
             raise CatalogError(f"{file}: {kind}: unknown table; expected [[{']], [['.join(ROW_TYPES)}]]")
         for number, entry in enumerate(entries, start=1):
-            yield _row(f"{file}: {kind} {number}", ROW_TYPES[kind], entry)
+            yield _row(f"{file}: {kind} {number}", ROW_TYPES[kind], entry, own=own)
 
 
-def _row(where: str, row_type: type[Row], entry: Any) -> Placed[Row]:
+def read_holidays(file: str, text: str) -> dict[int, frozenset[date]]:
+    """The operator's own calendars, `[holidays]` with a list of dates per year (Asia/Shanghai). Raises CatalogError."""
+    try:
+        years = msgspec.convert(_tables(file, text).get(HOLIDAYS, {}), dict[str, list[date]])
+        found = {int(year): frozenset(days) for year, days in years.items()}
+    except (msgspec.ValidationError, ValueError) as error:
+        raise CatalogError(f"{file}: {HOLIDAYS}: expected dates per year, 2027 = [2027-01-01, ...]: {error}") from error
+    for year, days in found.items():
+        if any(day.year != year for day in days):
+            raise CatalogError(f"{file}: {HOLIDAYS}: a day of another year stands under {year}")
+    return found
+
+
+def _tables(file: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"{file}: not TOML: {error}") from error
+
+
+def _row(where: str, row_type: type[Row], entry: Any, *, own: bool) -> Placed[Row]:
     try:
         row = msgspec.convert(entry, row_type)
     except msgspec.ValidationError as error:
         raise CatalogError(f"{where}{_called(entry)}: {error}") from error
-    return Placed(where=f"{where} ({row.title})", row=row)
+    return Placed(where=f"{where} ({row.title})", row=row, own=own)
 
 
 def _called(entry: Any) -> str:

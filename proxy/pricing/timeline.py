@@ -6,13 +6,14 @@ Rule 2: spans never overlap; a gap between them is allowed and means that nothin
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Generic, TypeVar
 
 import msgspec
 
 Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 OPEN_END = math.inf
 """The end of a span that has none yet."""
@@ -40,6 +41,24 @@ class Timeline(msgspec.Struct, Generic[Value], frozen=True):
             return None
         span = self.spans[index]
         return span.value if at_s < span.to_s else None
+
+
+def without(spans: Iterable[Span[Value]], others: Sequence[Span[Other]]) -> list[Span[Value]]:
+    """What of `spans` lies outside of all of `others`: a span may be cut short, in two, or away."""
+    left = list(spans)
+    for other in others:
+        left = [piece for span in left for piece in _outside(span, other)]
+    return left
+
+
+def _outside(span: Span[Value], other: Span[Other]) -> Iterator[Span[Value]]:
+    if other.to_s <= span.from_s or span.to_s <= other.from_s:
+        yield span
+        return
+    if span.from_s < other.from_s:
+        yield Span(span.from_s, other.from_s, span.value, span.where)
+    if other.to_s < span.to_s:
+        yield Span(other.to_s, span.to_s, span.value, span.where)
 
 
 def timeline(spans: Iterable[Span[Value]]) -> Timeline[Value]:

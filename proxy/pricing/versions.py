@@ -16,6 +16,8 @@ from proxy.pricing.catalog import Catalog, fingerprint_key
 from proxy.usage import How, clean_label
 
 UNKNOWN_VERSION: Final = "unknown"
+REVISION: Final = "+r"
+"""What stands before the number of a revision: `DeepSeek-V4.1-Flash-1017+r2`."""
 
 NO_ROUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -66,6 +68,20 @@ def expected(
     """The version known before the upstream answered: a route's or the alias's; None where only the body can tell."""
     routed = _routed(routes, upstream, requested)
     return _meant(catalog, requested, at_s, api) if routed is None else clean_label(routed)
+
+
+def mismatch(catalog: Catalog, expected_version: str, version: str) -> str:
+    """What a client expected, as it is counted, where another version answered; empty where nothing is amiss.
+
+    An expectation without a revision means any; one that the catalog does not know is counted as `unknown`, so that a
+    client cannot make series of its own.
+    """
+    if not expected_version or version in (UNKNOWN_VERSION, ""):
+        return ""
+    answered = version if REVISION in expected_version else version.partition(REVISION)[0]
+    if answered == expected_version:
+        return ""
+    return expected_version if expected_version.partition(REVISION)[0] in catalog.versions else UNKNOWN_VERSION
 
 
 def without_host(name: str) -> str:

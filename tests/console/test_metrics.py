@@ -32,7 +32,7 @@ ODD = 'quo"te\\ back\nslash 🚢 {}'
 RECORDS = [
     record(1),
     record(2, model=ODD, app=ODD, version="W", charges=(Charge("USD", "p", Band.UNKNOWN, (1, 2, 3, 4), 5),)),
-    record(3, missing=Missing.NOT_REPORTED, violations=(Rule.TOTAL_SUM,)),
+    record(3, version_mismatch=ODD, missing=Missing.NOT_REPORTED, violations=(Rule.TOTAL_SUM,)),
 ]
 SIGHTINGS = {
     json.dumps(["V", "m", "f1", "alias"]).encode(): b"100.5 200.25",
@@ -180,7 +180,7 @@ def test_processes_are_shown_by_their_slot():
 def console(store):
     workers = Workers()
     workers.take(report(0), 10**12)
-    return Console(Settings(), store, builtin_catalog(), workers, wall_s=lambda: NOW_S)
+    return Console(Settings(), store, builtin_catalog, workers, wall_s=lambda: NOW_S)
 
 
 def test_without_the_store_the_global_families_are_left_out():

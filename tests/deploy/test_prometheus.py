@@ -162,7 +162,7 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(alerts):
     """Severity, category, summary, description and runbook are there."""
     for name, alert in alerts.items():
         assert alert["labels"]["severity"] in {"critical", "warning", "info"}, name
-        assert alert["labels"]["category"] in {"spend", "metering"}, name
+        assert alert["labels"]["category"] in {"spend", "metering", "version"}, name
         assert alert["annotations"]["summary"], name
         assert alert["annotations"]["description"], name
         assert alert["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"

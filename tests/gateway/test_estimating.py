@@ -24,7 +24,7 @@ def estimator(*, load=Words, deepseek=True, sample=1.0, chance=0.5, asks=False, 
     faults = []
     made = Estimator(
         Counting(load, longest_s),
-        PRICING,
+        lambda: PRICING,
         deepseek_habits=deepseek,
         asks_for_usage=asks,
         sample=sample,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pricing.given import FLASH, FLASH_1017, PRO, at
 
-from proxy.pricing.versions import UNKNOWN_VERSION, Resolution, expected, resolve, without_host
+from proxy.pricing.versions import UNKNOWN_VERSION, Resolution, expected, mismatch, resolve, without_host
 from proxy.usage import LABEL_CHARACTERS, How
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
@@ -16,7 +16,7 @@ NOW = at("2026-11-23T12:00:00Z")
 FLASH_0731 = "DeepSeek-V4-Flash-0731"
 
 
-def answered(catalog, *, requested="", served="", fingerprint="", at_s=NOW, routes=None, upstream="default"):
+def answered(catalog, *, requested="", served="", fingerprint="", at_s=NOW, routes=None, upstream="default", api=""):
     return resolve(
         catalog,
         upstream=upstream,
@@ -24,6 +24,7 @@ def answered(catalog, *, requested="", served="", fingerprint="", at_s=NOW, rout
         served=served,
         fingerprint=fingerprint,
         at_s=at_s,
+        api=api,
         routes=routes or {},
     )
 
@@ -160,3 +161,39 @@ def recorded_at_s(text):
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return parsedate_to_datetime(text).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "version", "counted"),
+    [
+        ("", FLASH_1017, ""),
+        (FLASH_1017, FLASH_1017, ""),
+        (FLASH_1017, f"{FLASH_1017}+r2", ""),
+        (f"{FLASH_1017}+r2", f"{FLASH_1017}+r2", ""),
+        (f"{FLASH_1017}+r2", FLASH_1017, f"{FLASH_1017}+r2"),
+        (f"{FLASH_1017}+r2", f"{FLASH_1017}+r3", f"{FLASH_1017}+r2"),
+        (PRO, FLASH_1017, PRO),
+        ("a client's own words", FLASH_1017, UNKNOWN_VERSION),
+        (PRO, UNKNOWN_VERSION, ""),
+    ],
+)
+def test_an_expectation_that_another_version_answered(catalog, wanted, version, counted):
+    """Without a revision any will do; what the catalog does not know cannot make a series."""
+    assert mismatch(catalog, wanted, version) == counted
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("claude-opus-4-1", PRO),
+        ("claude-sonnet-4-5", FLASH_1017),
+        ("claude-haiku-x", FLASH_1017),
+        ("gpt-9", FLASH_1017),
+    ],
+)
+def test_names_of_other_makers_mean_something_in_anthropics_dialect(catalog, name, version):
+    """Any name that is not supported is Flash there; in the other dialects it is nobody's."""
+    assert Resolution(version, How.ALIAS) == answered(catalog, requested=name, api="anthropic")
+    assert expected(catalog, requested=name, at_s=NOW, api="anthropic") == version
+    assert answered(catalog, requested=name, api="chat").how == How.REQUESTED_NAME
+    assert answered(catalog, requested="", api="anthropic").how == How.UNKNOWN
