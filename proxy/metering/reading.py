@@ -18,23 +18,32 @@ MAX_CALLS: Final = 256
 
 
 class Text:
-    """A text that grows piece by piece, up to a bound; `characters` counts on beyond it."""
+    """A text that grows piece by piece, up to a bound; what comes beyond it is only counted."""
 
-    __slots__ = ("_kept", "characters")
+    __slots__ = ("_beyond", "_kept", "_room", "_write")
 
     def __init__(self) -> None:
         self._kept = StringIO()
-        self.characters = 0
+        self._write = self._kept.write
+        self._room = MAX_TEXT_CHARACTERS
+        self._beyond = 0
 
     def __repr__(self) -> str:
         return f"<Text of {self.characters} characters>"
 
     def add(self, piece: str) -> None:
-        """Add a piece; one beyond the bound is only counted."""
-        room = MAX_TEXT_CHARACTERS - self.characters
-        if room > 0:
-            self._kept.write(piece if len(piece) <= room else piece[:room])
-        self.characters += len(piece)
+        """Add a piece."""
+        length = len(piece)
+        if length > self._room:
+            self._beyond += length - self._room
+            piece, length = piece[: self._room], self._room
+        self._room -= length
+        self._write(piece)
+
+    @property
+    def characters(self) -> int:
+        """Its whole length."""
+        return MAX_TEXT_CHARACTERS - self._room + self._beyond
 
     @property
     def kept(self) -> str:

@@ -6,6 +6,7 @@ Deliberate differences: `[DONE]` is an event by itself and counts as soon as its
 the line and not on the blank one behind it, and some hosts leave the blank ones out; and `finish` gives out what an unterminated last line holds, because hosts forget the newline.
 """
 
+import re
 from typing import Final
 
 from proxy.metering.faults import MeteringFaultError
@@ -16,6 +17,10 @@ MAX_EVENT_BYTES: Final = 1024 * 1024
 
 DONE: Final = b"[DONE]"
 """The end mark of OpenAI's dialect, DeepSeek's included."""
+
+
+# One call: between two system calls, as it is met for every chunk, it takes half of what several methods of bytes do.
+_whole_event: Final = re.compile(rb"data: (.+)\n\n").fullmatch
 
 
 class EventSplitter:
@@ -35,14 +40,11 @@ class EventSplitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that `chunk` completes. Raises MeteringFaultError for an event that is too large."""
-        if (  # the usual case by far, told without taking the chunk apart: one whole event of one line, nothing held
-            chunk.startswith(b"data: ")
-            and chunk.endswith(b"\n\n")
-            and chunk.find(b"\n") == len(chunk) - 2
-            and 8 < len(chunk) <= self._longest
-            and not (self._parts or self._data or self._after_cr or b"\r" in chunk)
-        ):
-            return [chunk[6:-2]]
+        # The usual case by far: one whole event of one line, nothing held.
+        if not self._held_bytes and not self._after_cr:
+            whole = _whole_event(chunk)
+            if whole is not None and b"\r" not in chunk and len(chunk) <= self._longest:
+                return [whole[1]]
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_line_feeds(chunk)
         if b"\n" not in chunk:
