@@ -118,7 +118,7 @@ def needs_division(reading: Reading) -> bool:
     report = reading.report
     if report is None or report.reasoning_reported or not report.usage.completion:
         return False
-    if reading.reasoning.characters or reading.answer.kept[:64].lstrip().startswith(_OPENING):
+    if reading.reasoning.characters or reading.answer.beginning(64).lstrip().startswith(_OPENING):
         return True
     return _opens_thinking(reading.served_model) and _CLOSING in reading.answer.kept
 

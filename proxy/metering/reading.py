@@ -4,7 +4,7 @@ The texts are kept while the exchange lasts, and only to be counted where the ho
 logged, never stored, and shown by no `repr`. Both they and the number of calls have a bound; beyond it only lengths go on.
 """
 
-from io import StringIO
+from io import SEEK_END, StringIO
 from typing import Final
 
 from proxy.metering.usage_report import UsageReport
@@ -44,6 +44,13 @@ class Text:
     def characters(self) -> int:
         """Its whole length."""
         return MAX_TEXT_CHARACTERS - self._room + self._beyond
+
+    def beginning(self, characters: int) -> str:
+        """The first of what was kept, without a copy of the rest."""
+        self._kept.seek(0)
+        found = self._kept.read(characters)
+        self._kept.seek(0, SEEK_END)
+        return found
 
     @property
     def kept(self) -> str:

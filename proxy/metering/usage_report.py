@@ -154,11 +154,9 @@ def anthropic_report(seen: AnthropicUsage, raw: bytes) -> UsageReport:
 
 def whole(value: Any) -> int | None:
     """A count as it stands in JSON, where 12.0 is 12; None for what is no count."""
-    if isinstance(value, float) and value.is_integer():
+    if value.__class__ is float and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_TOKENS:
-        return value
-    return None
+    return value if value.__class__ is int and -MAX_TOKENS <= value <= MAX_TOKENS else None
 
 
 T = TypeVar("T")
@@ -197,12 +195,13 @@ def _report(
     total: Any = None,
 ) -> UsageReport:
     """The report of these fields. Without prompt and completion there is none; one beside them that is no count is named."""
-    said = whole(prompt), whole(completion)
-    if said[0] is None or said[1] is None:
+    of_prompt, of_completion = whole(prompt), whole(completion)
+    if of_prompt is None or of_completion is None:
         raise MeteringFaultError(Missing.BROKEN_USAGE)
-    seen = Counts(said[0], said[1], whole(hit), whole(miss), whole(reasoning), whole(total))
+    seen = Counts(of_prompt, of_completion, whole(hit), whole(miss), whole(reasoning), whole(total))
     violations = _violations(seen)
-    if any(value is not None and whole(value) is None for value in (hit, miss, reasoning, total)):
+    said, read = (hit, miss, reasoning, total), (seen.hit, seen.miss, seen.reasoning, seen.total)
+    if said.count(None) != read.count(None):
         violations += (Rule.UNREADABLE_FIELD,)
     literal = raw.decode("utf-8", "replace")[:LITERAL_CHARACTERS] if violations else ""
     return UsageReport(_disjoint(seen), violations, literal, bool(seen.reasoning))
