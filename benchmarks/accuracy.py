@@ -41,7 +41,7 @@ VERSIONS: Final = {
     "fp_f253fc19d1": "DeepSeek-V3.1-Terminus",
     "fp_eaab8d114b": "DeepSeek-V3.2",
 }
-"""Versions by fingerprint, of recordings older than the catalog."""
+"""Versions by fingerprint, told here and not by the catalog, so that a change of it moves no figure."""
 
 NAMES: Final = ("deepseek-v4", "deepseek-v3.1", "deepseek-r1", "deepseek.r1", "deepseek-chat-v3", "deepseek-v3")
 
