@@ -12,7 +12,7 @@ Redis holds.
     gateway                    the data path: relay, upstream, headers, keys
     console                    metrics and health for Prometheus and people
     simulator                  a DeepSeek API for demos and tests, with a ledger of what it billed
-    cli, supervisor, *_process composition
+    cli, supervisor, child     composition, with *_process, *_command (what the CLI says) and *_files (what is read)
 
 Imports point upwards in this list only; `tests/test_architecture.py` holds that, and each outside library's owner.
 Importing anything does nothing: time, randomness, sockets, files and Redis come in as arguments.

@@ -243,7 +243,12 @@ class Exchange:
             self._keeper.fault("usage_after_end", LateUsageError("a usage came behind the end of its stream"))
 
     async def _count_and_write(self, need: Need, facts: ExchangeFacts, reading: Reading | None) -> None:
-        self._write(facts, reading, await self._maker.estimates.work_out(need, facts, reading, self.body))
+        counted = None
+        try:
+            counted = await self._maker.estimates.work_out(need, facts, reading, self.body)
+        except Exception as error:  # noqa: BLE001 - promise 2: what could not be worked out costs no record
+            self._keeper.fault("count", error)
+        self._write(facts, reading, counted)
 
     def _write(self, facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None) -> None:
         try:

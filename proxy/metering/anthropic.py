@@ -10,11 +10,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, index_of, repaired, text_of
+from proxy.metering.documents import NULL, fault_of, index_of, repaired, text_of
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.usage_report import AnthropicUsage, anthropic_report, decode_anthropic_usage, whole
-from proxy.usage import Missing
 
 
 class _Block(msgspec.Struct):
@@ -74,7 +73,7 @@ class AnthropicReader:
             if (mended := repaired(document)) is not None:
                 self.read(mended)
             else:
-                self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
+                self.reading.take_fault(fault_of(document))
             return
         if seen.message is not None:
             self._take_head(seen.message)

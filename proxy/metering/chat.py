@@ -11,12 +11,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, apart, repaired, text_of, usage_alone
+from proxy.metering.documents import NULL, apart, fault_of, repaired, text_of, usage_alone
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
 from proxy.metering.usage_report import read_chat_usage
-from proxy.usage import Missing
 
 
 class _Message(msgspec.Struct):
@@ -167,4 +166,4 @@ class ChatReader:
             for part in parts:
                 self.read(part)
         else:
-            self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
+            self.reading.take_fault(fault_of(document))

@@ -8,11 +8,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, text_of
+from proxy.metering.documents import NULL, fault_of, text_of
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.usage_report import read_converse_usage
-from proxy.usage import Missing
 
 
 class _ReasoningText(msgspec.Struct):
@@ -61,7 +60,7 @@ class ConverseReader:
         try:
             seen = _document.decode(document)
         except UNREADABLE:
-            self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
+            self.reading.take_fault(fault_of(document))
             return
         self.reading.finish_reason = seen.stop_reason or ""
         message = seen.output.message if seen.output else None

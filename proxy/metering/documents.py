@@ -8,6 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from proxy.usage import Missing
+
 NULL: Final = b"null"
 
 MAX_SECOND_LOOK_BYTES: Final = 1024 * 1024
@@ -71,6 +73,11 @@ def _next(text: str, at: int) -> int:
     """Where something stands behind blanks."""
     found = _BLANKS.match(text, at)
     return found.end() if found else at
+
+
+def fault_of(document: bytes) -> Missing:
+    """Why a document that cannot be read reports nothing: one that speaks of a usage may have held it."""
+    return Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY
 
 
 def index_of(value: Any) -> int:

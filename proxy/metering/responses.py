@@ -9,12 +9,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from proxy.metering.documents import NULL, index_of, repaired, text_of
+from proxy.metering.documents import NULL, fault_of, index_of, repaired, text_of
 from proxy.metering.faults import UNREADABLE, MeteringFaultError
 from proxy.metering.reading import Reading
 from proxy.metering.sse import DONE
 from proxy.metering.usage_report import read_responses_usage
-from proxy.usage import Missing
 
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _ANSWERS: Final = frozenset({"response.output_text.delta", "response.refusal.delta"})
@@ -78,7 +77,7 @@ class ResponsesReader:
             if (mended := repaired(document)) is not None:
                 self.read(mended)
                 return
-            self.reading.take_fault(Missing.BROKEN_USAGE if b'"usage"' in document else Missing.UNREADABLE_BODY)
+            self.reading.take_fault(fault_of(document))
             return
         if seen.delta:
             self._take_delta(seen)

@@ -214,6 +214,21 @@ def test_a_fault_at_the_end_of_metering_does_not_cost_the_record(monkeypatch):
     assert [(record.status, record.missing) for record in keeper.records] == [(200, Missing.METER_FAULT)]
 
 
+def test_an_estimate_that_fails_does_not_cost_the_record(monkeypatch):
+    """One exchange, one record: what could not be worked out goes by size, and the fault is counted."""
+
+    async def cannot(*_):
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Estimates, "work_out", cannot)
+    exchange, keeper = begin()
+    exchange.answered(200)
+    exchange.end(Outcome.COMPLETE)
+
+    assert [(record.source, record.usage.prompt) for record in keeper.records] == [(Source.ESTIMATED, 30)]
+    assert keeper.faults == [("count", "a fault of ours")]
+
+
 def test_a_record_that_cannot_be_made_is_counted():
     """The fault goes to the keeper and nothing into the relay."""
 
