@@ -16,9 +16,11 @@ from proxy.console.health import Readiness, readiness
 from proxy.console.high_water import HighWater, load, save
 from proxy.console.series import series_of, zeros_from_start
 from proxy.console.spend import hashes_needed, spend_usd
+from proxy.console.versions import versions_json
 from proxy.console.workers import Workers
 from proxy.errors import SettingsError, StoreUnavailableError
-from proxy.ledger.store import Snapshot, Store
+from proxy.ledger.answers import Snapshot
+from proxy.ledger.store import Store
 from proxy.pricing.catalog import Catalog, in_force
 from proxy.settings import Settings, split_address
 
@@ -36,6 +38,7 @@ _PAGE: Final = """deepseek-meter console
 /healthz           the process is up
 /readyz            store, journals and workers are ready
 /api/records/ID    one exchange, by the X-Meter-Exchange header of its response
+/api/versions      what each version cost, and every change of what answers under a name
 """
 
 
@@ -77,6 +80,7 @@ class Console:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/records/{id}", self._record)
+        app.router.add_get("/api/versions", self._versions)
         return app
 
     @web.middleware
@@ -124,6 +128,17 @@ class Console:
         if record is None:
             return web.json_response({"status": "not applied yet, or no longer kept"}, status=202)
         return web.Response(body=record, content_type="application/json")
+
+    async def _versions(self, _request: web.Request) -> web.Response:
+        """What each version cost, and what changed; 503 while the counters are not to be shown."""
+        snapshot = await self._fresh_snapshot()
+        if snapshot is None:
+            return _error(503, "the store does not answer, or has to catch up first")
+        try:
+            changes = await self._store.changes()
+        except StoreUnavailableError as error:
+            return _error(503, str(error))
+        return web.json_response(versions_json(snapshot, changes))
 
     async def _readiness(self) -> Readiness:
         await self._fresh_snapshot()

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from proxy.ledger.store import Snapshot
+from proxy.ledger.answers import Snapshot
 from proxy.ledger.watermark import YOUNG_S
 
 GIVE_UP_S: Final = 120.0

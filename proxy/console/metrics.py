@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 
 from proxy.child import OVERHEAD_BUCKETS_S, WorkerReport
 from proxy.console.series import Series
+from proxy.ledger.answers import Snapshot
 from proxy.ledger.families import FAMILIES, NANO, PREFIX
-from proxy.ledger.store import Snapshot
 from proxy.pricing.catalog import Catalog, in_force
 from proxy.pricing.tariff import bands, rate_at
 from proxy.usage import KINDS, Band

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
+from proxy.ledger.answers import Snapshot
 from proxy.ledger.families import FAMILIES, Family, parse_field
-from proxy.ledger.store import Snapshot
 
 Labels = tuple[str, ...]
 

@@ -2,13 +2,14 @@
 -- Lua's numbers are doubles, so totals are only ever added by HINCRBY.
 --
 -- KEYS[1] the journal's running sums  KEYS[2] series_seen  KEYS[3] sightings  KEYS[4] records  KEYS[5] record_index
--- KEYS[6] quarantine  KEYS[7] numbers  KEYS[8] epoch  KEYS[9...] the hashes of the additions, in their order
+-- KEYS[6] quarantine  KEYS[7] numbers  KEYS[8] epoch  KEYS[9] revisions  KEYS[10...] the hashes of the additions, in order
 -- ARGV[1] {journal, epoch, replayed, first, last, additions: [{expires_s, fields: [name, value, ...]}],
 --          sums: [name, value, ...], sightings: [field, first, last, ...], records: [id, payload, ...],
---          quarantined: [payload, ...], kept}
+--          quarantined: [payload, ...], relied_on: [pair, number, ...], kept}
 --
 -- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one, or this is another
--- history than the sender knows (an epoch of 0 knows none) | {"refused", reason}.
+-- history than the sender knows (an epoch of 0 knows none) | {"unsettled", pair}: the registry of revisions says otherwise
+-- | {"refused", reason}.
 -- Redis does not undo a script that fails half-way: everything is checked before the first write.
 
 local DIGITS = 18 -- two numbers of 18 digits cannot leave the range of HINCRBY
@@ -63,7 +64,7 @@ local function check_sightings()
   end
 end
 
-for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream', 'hash', 'string'}) do
+for index, wanted in ipairs({'hash', 'hash', 'hash', 'stream', 'hash', 'stream', 'hash', 'string', 'hash'}) do
   local wrong = check_type(KEYS[index], wanted)
   if wrong then return {'refused', wrong} end
 end
@@ -75,9 +76,14 @@ end
 if tonumber(batch.first) ~= tonumber(stored) + 1 then
   return {'behind', stored}
 end
+for i = 1, #batch.relied_on, 2 do
+  if redis.call('HGET', KEYS[9], batch.relied_on[i]) ~= batch.relied_on[i + 1] then
+    return {'unsettled', batch.relied_on[i]}
+  end
+end
 local fresh_series = {}
 for index, addition in ipairs(batch.additions) do
-  local key = KEYS[8 + index]
+  local key = KEYS[9 + index]
   local wrong = check_type(key, 'hash')
   if wrong then return {'refused', wrong} end
   local reason, fresh = check_fields(key, addition.fields)
@@ -96,7 +102,7 @@ for _, field in ipairs(fresh_series) do
   redis.call('HSET', KEYS[2], field, now_ms)
 end
 for index, addition in ipairs(batch.additions) do
-  local key = KEYS[8 + index]
+  local key = KEYS[9 + index]
   local expires_s = tonumber(addition.expires_s)
   if expires_s == 0 or expires_s > now_s then
     for i = 1, #addition.fields, 2 do

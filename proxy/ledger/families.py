@@ -46,6 +46,11 @@ _TABLE: Final = (
         "Exchanges that another version answered than the client expected.",
     ),
     Family(
+        "version_changes_total",
+        ("model",),
+        "Answers under a name that changed: another version, or another build of the same one.",
+    ),
+    Family(
         "cost_uncertain_usd_total", ("version",), "Part of the cost that an unpublished holiday may take back.", NANO
     ),
     Family("records_unreplayable_total", (), "Records that Redis lost and whose journal is gone."),

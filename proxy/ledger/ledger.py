@@ -26,6 +26,7 @@ from proxy.ledger.journal import (
     segments,
 )
 from proxy.ledger.recovery import Recover, recover
+from proxy.ledger.revisions import Revisions
 from proxy.ledger.shipper import BATCH_RECORDS, AppliesBatches, JournalShipper, StoreRefusesError
 from proxy.ledger.tally import Retention
 from proxy.settings import JournalSettings
@@ -86,6 +87,7 @@ class Ledger:
         self._recover_record = recover_record
         self._wall_s = wall_s
         self._writer = JournalWriter(journals, journal_id, settings.segment_bytes)
+        self._revisions = Revisions(store)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
         self._unwritten: deque[tuple[UsageRecord, bytes]] = deque()
@@ -339,7 +341,9 @@ class Ledger:
             self.fault("record_lost", error)
 
     def _shipper_for(self, path: Path) -> JournalShipper:
-        return JournalShipper(JournalReader(path), self._store, self._retention, self._wall_s)
+        return JournalShipper(
+            JournalReader(path), self._store, self._retention, self._wall_s, revisions=self._revisions
+        )
 
     def _note_store(self, *, answers: bool, error: Exception | None = None) -> None:
         if answers != self._store_answers:

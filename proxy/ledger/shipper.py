@@ -19,8 +19,9 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 import structlog
 
+from proxy.ledger.answers import Applied, Behind, Position, RefusedBatch, Result, Unsettled
 from proxy.ledger.journal import JournalDamagedError, JournalReader, segments
-from proxy.ledger.store import Applied, Behind, Position, RefusedBatch
+from proxy.ledger.revisions import Notes, Revisions, SettlesRevisions
 from proxy.ledger.tally import Batch, Retention, fold, quarantine, unreplayable
 from proxy.ledger.watermark import Applied as AppliedMark
 from proxy.ledger.watermark import Watermark
@@ -40,10 +41,10 @@ log = structlog.get_logger(__name__)
 _decoder: Final = msgspec.json.Decoder(UsageRecord)
 
 
-class AppliesBatches(Protocol):
+class AppliesBatches(SettlesRevisions, Protocol):
     """What a shipper needs of a store."""
 
-    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Applied | Behind | RefusedBatch:
+    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Result:
         """Apply a batch once, or say why not."""
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
@@ -71,12 +72,19 @@ class JournalShipper:
         retention: Retention,
         wall_s: Callable[[], float] = time.time,
         *,
+        revisions: Revisions | None = None,
         journal_id: str = "",
     ) -> None:
-        """`journal_id`: the name in the store, where that is not the journal's own (then its watermark is not touched)."""
+        """`revisions` are those of the process, where it ships several journals.
+
+        `journal_id`: the name in the store, where that is not the journal's own (then its watermark is not touched).
+        """
         self._reader = reader
         self._store = store
         self._retention = retention
+        self._revisions = revisions or Revisions(store)
+        self._notes = Notes(reader.path)
+        self._revisions.offer(self._notes)
         self._wall_s = wall_s
         self._watermark = None if journal_id else Watermark(reader.path)
         self._mark = self._watermark.read() if self._watermark else AppliedMark()
@@ -167,7 +175,7 @@ class JournalShipper:
         await self._enter_lost(first, following - 1)
 
     async def _apply(self, entries: Sequence[_Fresh], *, replayed: bool) -> None:
-        batch = self._batch(entries)
+        batch = await self._batch(entries)
         result = await self._store.apply(batch, self._mark.epoch, replayed=replayed)
         if isinstance(result, RefusedBatch):
             await self._halve(entries, result.reason, replayed=replayed)
@@ -186,13 +194,16 @@ class JournalShipper:
         log.error("records_unreplayable", journal=self.journal_id, first=first, last=last)
         await self._take(await self._store.apply(unreplayable(self.journal_id, first, last), self._mark.epoch))
 
-    async def _take(self, result: Applied | Behind | RefusedBatch) -> None:
+    async def _take(self, result: Result) -> None:
         match result:
             case Applied(last):
                 self.applied = last
                 self._note(self._mark.epoch)
             case Behind():
                 await self.compare()  # another number than expected, or another history: the store says what holds
+            case Unsettled(pair):
+                log.info("revision_asked_again", journal=self.journal_id, pair=pair)
+                self._revisions.forget()
             case RefusedBatch(reason):
                 # Even a lone counter was refused: the totals themselves cannot be added to. Stop, loudly, and try later.
                 raise StoreRefusesError(f"journal {self.journal_id}: the store refuses every batch: {reason}")
@@ -210,14 +221,17 @@ class JournalShipper:
             log.warning("watermark_not_written", journal=self.journal_id, error=str(error))
         self._noted = self._mark
 
-    def _batch(self, entries: Sequence[_Fresh]) -> Batch:
+    async def _batch(self, entries: Sequence[_Fresh]) -> Batch:
         """The batch of these entries; one whose payload is no record is quarantined by itself."""
         good = list(takewhile(lambda entry: entry.record is not None, entries))
         if not good:
             return quarantine(self.journal_id, entries[0].number, entries[0].payload)
         records = [entry.record for entry in good if entry.record is not None]
         texts = [entry.payload.decode() for entry in good]
-        return fold(self.journal_id, entries[0].number, records, self._retention, texts)
+        found = await self._revisions.settle(records, texts, self._notes)
+        return fold(
+            self.journal_id, entries[0].number, found.records, self._retention, found.texts, relied_on=found.relied_on
+        )
 
 
 def _decoded(payload: bytes) -> UsageRecord | None:

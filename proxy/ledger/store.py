@@ -8,7 +8,7 @@ become StoreUnavailableError here and nowhere else.
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -21,70 +21,27 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from proxy.errors import StoreUnavailableError
+from proxy.ledger.answers import (
+    Applied,
+    Behind,
+    Books,
+    Change,
+    Position,
+    RefusedBatch,
+    Result,
+    Snapshot,
+    Unsettled,
+    change_of,
+)
+from proxy.ledger.revisions import settlement
 from proxy.ledger.tally import Batch
+from proxy.pricing.revisions import Place
 
 OLDEST_VERSION: Final = (6, 2)
 
 AnyRedis = redis.Redis | RedisCluster
 
 _QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
-
-
-class Applied(NamedTuple):
-    """The batch is in the counters."""
-
-    last: int
-
-
-class Behind(NamedTuple):
-    """The batch's numbers do not follow on the one that is stored; nothing was changed."""
-
-    stored: int
-
-
-class RefusedBatch(NamedTuple):
-    """The batch holds something that cannot be added; nothing was changed."""
-
-    reason: str
-
-
-class Position(NamedTuple):
-    """Where the store stands with a journal: its epoch, the journal's number, and whether it was wiped or went back."""
-
-    epoch: int
-    number: int
-    wiped: bool = False
-    went_back: bool = False
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The counters as they stood at one instant of Redis' clock. Fields as in `families`, values as stored.
-
-    `epoch` names the history of this Redis (0: it has none yet), `history_s` is when it last changed (0: never), and
-    `numbers` are the last numbers applied, by journal.
-    """
-
-    taken_s: float
-    epoch: int
-    totals: Mapping[bytes, bytes]
-    series_seen_ms: Mapping[bytes, bytes]
-    sightings: Mapping[bytes, bytes]
-    spend: tuple[Mapping[bytes, bytes], ...]
-    history_s: int = 0
-    numbers: Mapping[bytes, bytes] = {}
-
-
-class Books(NamedTuple):
-    """What has to agree, as of one instant.
-
-    The last number of every journal, behind which number each began (0 where nothing is said), the totals as stored, and
-    the running sums (records, tokens, nano_usd, nano_cny) by journal.
-    """
-
-    numbers: Mapping[str, int]
-    bases: Mapping[str, int]
-    totals: Mapping[bytes, bytes]
-    sums: Mapping[str, Mapping[str, int]]
 
 
 class Store:
@@ -97,8 +54,8 @@ class Store:
         self._sentinels = sentinels
         self._prefix = f"{{meter:{namespace}}}:"
         self._records_kept = str(records_kept)
-        self._apply, self._compare, self._snapshot = (
-            client.register_script(_script(name)) for name in ("apply", "compare", "snapshot")
+        self._apply, self._compare, self._snapshot, self._settle = (
+            client.register_script(_script(name)) for name in ("apply", "compare", "snapshot", "settle")
         )
         self._clock = client.register_script(_TIME)
 
@@ -139,7 +96,7 @@ class Store:
             found.append("it does not persist (no append-only file, no save points); set appendonly yes")
         return found
 
-    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Applied | Behind | RefusedBatch:
+    async def apply(self, batch: Batch, epoch: int = 0, *, replayed: bool = False) -> Result:
         """Add a batch to the counters, once. Raises StoreUnavailableError; the batch may then be applied or not.
 
         `epoch` is the history the sender knows; in another one nothing is applied. `replayed`: it was applied before,
@@ -151,6 +108,15 @@ class Store:
         async with _translated():
             answer = await self._apply(keys=keys, args=[document])
         return _result(answer)
+
+    async def settle(self, place: Place, offered: int, at_s: float) -> int:
+        """The number of a fingerprint among those of its version; see `settle.lua`. 0 where there is no fingerprint.
+
+        `offered` is the number it had when it was last asked for (0: never), `at_s` when it was seen.
+        """
+        keys = [self.key(name) for name in ("revisions", "changes", "totals", "series_seen")]
+        async with _translated():
+            return int(await self._settle(keys=keys, args=[settlement(place, offered, at_s)]))
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal of which `highest` was the last number ever applied, in `epoch`.
@@ -192,6 +158,12 @@ class Store:
         taken_s = int(seconds) + int(micros) / 1e6
         return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers)
 
+    async def changes(self) -> list[Change]:
+        """Every change that is kept, oldest first."""
+        async with _translated():
+            found = await _awaited(self._redis.xrange(self.key("changes")))
+        return [change_of({name.decode(): value.decode() for name, value in fields.items()}) for _, fields in found]
+
     async def record(self, exchange_id: str) -> bytes | None:
         """One of the newest records as JSON; None if it is not there (not yet applied, or too old)."""
         async with _translated():
@@ -222,7 +194,16 @@ class Store:
             return "unknown"
 
 
-_FIXED_KEYS: Final = ("series_seen", "sightings", "records", "record_index", "quarantine", "numbers", "epoch")
+_FIXED_KEYS: Final = (
+    "series_seen",
+    "sightings",
+    "records",
+    "record_index",
+    "quarantine",
+    "numbers",
+    "epoch",
+    "revisions",
+)
 _TIME: Final = "return redis.call('TIME')"
 
 
@@ -308,6 +289,7 @@ def _document(batch: Batch, kept: str, epoch: int, *, replayed: bool) -> bytes:
             ],
             "records": [text for pair in batch.records for text in pair],
             "quarantined": batch.quarantined,
+            "relied_on": _flat(batch.relied_on),
             "kept": kept,
         }
     )
@@ -321,12 +303,14 @@ def _flat(fields: Mapping[str, int]) -> list[str]:
     return [text for field, value in fields.items() for text in (field, str(value))]
 
 
-def _result(answer: list[bytes]) -> Applied | Behind | RefusedBatch:
+def _result(answer: list[bytes]) -> Result:
     word, detail = answer
     if word == b"applied":
         return Applied(int(detail))
     if word == b"behind":
         return Behind(int(detail))
+    if word == b"unsettled":
+        return Unsettled(detail.decode())
     return RefusedBatch(detail.decode())
 
 

@@ -8,7 +8,7 @@ Rule 3: a zero is not written. The console shows zeros for what is in force.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -57,7 +57,10 @@ class Additions(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records `first` to `last` of one journal, folded. Applied as a whole or not at all."""
+    """Records `first` to `last` of one journal, folded. Applied as a whole or not at all.
+
+    `relied_on` are the numbers of revisions that the records' versions were made with, by the registry's field.
+    """
 
     journal_id: str
     first: int
@@ -67,6 +70,7 @@ class Batch(msgspec.Struct, frozen=True):
     sightings: dict[str, tuple[float, float]]
     records: list[tuple[str, str]]
     quarantined: list[str]
+    relied_on: dict[str, int] = {}
 
 
 class _Cell(NamedTuple):
@@ -130,10 +134,12 @@ def fold(
     records: Sequence[UsageRecord],
     retention: Retention,
     texts: Sequence[str] = (),
+    *,
+    relied_on: Mapping[str, int] | None = None,
 ) -> Batch:
     """The batch of `records`, which stand in their journal under `first` and the numbers behind it.
 
-    `texts` are the records as JSON, where somebody has them already.
+    `texts` are the records as JSON, where somebody has them already. `relied_on` goes into the batch as it is.
     """
     texts = texts or [msgspec.json.encode(record).decode() for record in records]
     cells: dict[tuple[int, _Cell], _Sums] = defaultdict(_Sums)
@@ -153,6 +159,7 @@ def fold(
         sightings=sightings,
         records=[(record.exchange_id, text) for record, text in zip(records, texts, strict=True)],
         quarantined=[],
+        relied_on=dict(relied_on or {}),
     )
 
 

@@ -14,10 +14,11 @@ from typing import Final
 
 import msgspec
 
+from proxy.ledger.answers import Books
 from proxy.ledger.families import parse_field
 from proxy.ledger.journal import JournalDamagedError, JournalReader, journals_in, segments
 from proxy.ledger.shipper import JournalShipper
-from proxy.ledger.store import Books, Store
+from proxy.ledger.store import Store
 from proxy.ledger.tally import Retention
 from proxy.ledger.watermark import Watermark
 from proxy.usage import UsageRecord

@@ -85,10 +85,11 @@ def sheet_at(catalog: Catalog, version: str, currency: str, at_s: float, model: 
 
 def printed(rate: Rate) -> Mapping[Kind, str]:
     """Prices of one million tokens as decimal strings, `0.006`, by kind."""
-    return {kind: _decimal(nanos) for kind, nanos in zip(KINDS, rate.nanos_per_million, strict=True)}
+    return {kind: decimal(nanos) for kind, nanos in zip(KINDS, rate.nanos_per_million, strict=True)}
 
 
-def _decimal(nanos: int) -> str:
+def decimal(nanos: int) -> str:
+    """Nano-units as a decimal number, without needless zeros: `0.006`."""
     text = f"{Decimal(nanos) / NANOS:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -13,12 +13,10 @@ from typing import Final
 import msgspec
 
 from proxy.pricing.catalog import Catalog, fingerprint_key
+from proxy.pricing.revisions import base_of, is_tag
 from proxy.usage import How, clean_label
 
 UNKNOWN_VERSION: Final = "unknown"
-REVISION: Final = "+r"
-"""What stands before the number of a revision: `DeepSeek-V4.1-Flash-1017+r2`."""
-
 NO_ROUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -73,15 +71,15 @@ def expected(
 def mismatch(catalog: Catalog, expected_version: str, version: str) -> str:
     """What a client expected, as it is counted, where another version answered; empty where nothing is amiss.
 
-    An expectation without a revision means any; one that the catalog does not know is counted as `unknown`, so that a
-    client cannot make series of its own.
+    Revisions are left out here: they are told when records are folded, and judged there (`revisions.settled`). What the
+    catalog does not know is counted as `unknown`, so that a client cannot make series of its own.
     """
     if not expected_version or version in (UNKNOWN_VERSION, ""):
         return ""
-    answered = version if REVISION in expected_version else version.partition(REVISION)[0]
-    if answered == expected_version:
+    known = is_tag(expected_version) and base_of(expected_version) in catalog.versions
+    if base_of(version) == (base_of(expected_version) if known else expected_version):
         return ""
-    return expected_version if expected_version.partition(REVISION)[0] in catalog.versions else UNKNOWN_VERSION
+    return expected_version if known else UNKNOWN_VERSION
 
 
 def without_host(name: str) -> str:

@@ -3,7 +3,7 @@
 from ledger.given import NOW_S
 
 from proxy.child import OVERHEAD_BUCKETS_S, WorkerReport
-from proxy.ledger.store import Snapshot
+from proxy.ledger.answers import Snapshot
 
 
 def snapshot(totals=(), *, seen_s=None, taken_s=NOW_S, sightings=None, spend=()):

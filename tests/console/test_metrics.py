@@ -50,6 +50,7 @@ def shown(*, created=False):
     catalog = builtin_catalog()
     totals = fold("j", 1, RECORDS, Retention()).additions[0].fields
     totals = {**totals, '["records_unreplayable_total"]': 1, '["records_quarantined_total"]': 2}
+    totals['["version_changes_total","m"]'] = 1
     taken = snapshot(totals, sightings=SIGHTINGS)
     series = series_of(taken, 15.0, zeros_from_start(in_force(catalog, NOW_S), "default"))
     return [

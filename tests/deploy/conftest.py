@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from proxy.console import metrics
 from proxy.ledger.families import FAMILIES, PREFIX
 
 REPO = Path(__file__).parents[2]
 
-GAUGES = {"spend_usd": ("version", "window"), "version_spend_limit_usd_per_hour": ("version",), "store_up": ()}
-"""The gauges in use. `FAMILIES` lists the counters of the store; the console makes these beside them."""
+GAUGES = {name: gauge.labels for name, gauge in metrics.GAUGES.items()}
+"""`FAMILIES` lists the counters of the store; the console makes these beside them."""
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,10 @@ import msgspec
 from hypothesis import strategies as st
 
 from proxy.ledger.families import parse_field
+from proxy.ledger.revisions import pair_field
 from proxy.ledger.store import connect
+from proxy.pricing.catalog import fingerprint_key
+from proxy.pricing.revisions import settled, tag
 from proxy.usage import Api, Band, Charge, How, Missing, Outcome, Purpose, Rule, Source, TokenUsage, UsageRecord
 
 NOW_S = 1_795_399_200.0  # 2026-11-23T02:00:00Z
@@ -188,6 +191,21 @@ class Shelf:
     def records(self):
         """The ids in the stream, oldest first."""
         return [fields[b"id"].decode() for _, fields in self.client.xrange(self.key("records"))]
+
+    def under_their_tags(self, found):
+        """These records under the revisions that the registry gives them now."""
+        known = self.hash("revisions")
+        for one in found:
+            field = pair_field(one.version, one.upstream, fingerprint_key(one.fingerprint))
+            yield settled(one, int(known.get(field.encode(), 0)))
+
+    def changes(self):
+        """The change events, oldest first, with the version as it is shown."""
+        found = [
+            {name.decode(): value.decode() for name, value in fields.items()}
+            for _, fields in self.client.xrange(self.key("changes"))
+        ]
+        return [{**one, "version": tag(one["version"], int(one["number"]))} for one in found]
 
     def dump(self):
         """Everything in the namespace, to be compared: each key's value, and the second at which it ends (-1: never)."""

@@ -9,8 +9,9 @@ import pytest
 from ledger.given import NOW_S, added, encoded, field, record, wait_until
 
 from proxy.errors import StoreUnavailableError
+from proxy.ledger.answers import Applied, Behind, RefusedBatch
 from proxy.ledger.families import series_field
-from proxy.ledger.store import Applied, Behind, RefusedBatch, connect
+from proxy.ledger.store import connect
 from proxy.ledger.tally import DAY_S, Additions, Batch, Retention, fold, quarantine, unreplayable
 from proxy.usage import TokenUsage
 

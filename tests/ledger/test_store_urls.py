@@ -13,7 +13,8 @@ from ledger.given import added, record, totals_of
 
 from proxy.errors import StoreUnavailableError
 from proxy.ledger import embedded
-from proxy.ledger.store import Applied, connect
+from proxy.ledger.answers import Applied
+from proxy.ledger.store import connect
 from proxy.ledger.tally import Retention, fold
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pricing.given import FLASH, FLASH_1017, PRO, at
 
-from proxy.pricing.tariff import bands, currencies, printed, rate_at
+from proxy.pricing.tariff import bands, currencies, decimal, printed, rate_at
 from proxy.usage import KINDS, Band
 
 WORKDAY = "2026-11-23"  # a Monday, and no holiday
@@ -210,3 +210,12 @@ def test_prices_are_printed_in_full(small):
     rate = rate_at(small, "A", "USD", at("2026-03-02T12:00:00Z"))
 
     assert dict(zip(KINDS, ("0.1", "1", "2", "2"), strict=True)) == printed(rate)
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [(0, "0"), (1, "0.000000001"), (1_500_000_000, "1.5"), (20_000_000_000, "20"), (-250_000_000, "-0.25")],
+)
+def test_money_is_exact_text(nanos, text):
+    """No float stands between the ledger and its reader."""
+    assert decimal(nanos) == text

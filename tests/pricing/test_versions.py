@@ -170,8 +170,9 @@ def recorded_at_s(text):
         (FLASH_1017, FLASH_1017, ""),
         (FLASH_1017, f"{FLASH_1017}+r2", ""),
         (f"{FLASH_1017}+r2", f"{FLASH_1017}+r2", ""),
-        (f"{FLASH_1017}+r2", FLASH_1017, f"{FLASH_1017}+r2"),
-        (f"{FLASH_1017}+r2", f"{FLASH_1017}+r3", f"{FLASH_1017}+r2"),
+        (f"{FLASH_1017}+r2", FLASH_1017, ""),  # judged when the record is folded
+        (f"{FLASH_1017}+r2", PRO, f"{FLASH_1017}+r2"),
+        (f"{FLASH_1017}+r99", PRO, UNKNOWN_VERSION),
         (PRO, FLASH_1017, PRO),
         ("a client's own words", FLASH_1017, UNKNOWN_VERSION),
         (PRO, UNKNOWN_VERSION, ""),

@@ -1,0 +1,184 @@
+"""The revisions of the records that are folded: asked of the registry in Redis, once per place, and remembered.
+
+Rule 1: the registry decides. What is remembered saves the question; the apply script compares every number it is given with
+        the registry and changes nothing where they differ, so that a cost is never split by a forgotten answer.
+Rule 2: an answer is noted beside the journal it was used for. Where Redis has forgotten it, it is offered again, and the
+        registry takes it unless somebody else has got the number meanwhile.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from proxy.ledger.families import series_field
+from proxy.pricing.revisions import MOST, Place, place_of, settled, tag
+from proxy.usage import UsageRecord
+
+NOTES: Final = "revisions"
+"""The file of a journal that keeps the answers used for it: one JSON array a line, never synced. A lost line costs the
+offer; the registry then gives a number as if the fingerprint were new."""
+
+KEPT: Final = 4096
+"""Places remembered. Names come from clients: beyond it everything is forgotten, and asked again."""
+
+log = structlog.get_logger(__name__)
+
+
+class SettlesRevisions(Protocol):
+    """What is needed of a store."""
+
+    async def settle(self, place: Place, offered: int, at_s: float) -> int:
+        """The number of a place's fingerprint."""
+
+
+class Settled(NamedTuple):
+    """Records under their tags, as JSON where the text was known and still holds, and the numbers relied on by pair."""
+
+    records: list[UsageRecord]
+    texts: list[str]
+    relied_on: dict[str, int]
+
+
+class _Note(msgspec.Struct, frozen=True, array_like=True):
+    version: str
+    upstream: str
+    fingerprint: str
+    number: int
+
+
+_Evidence = tuple[str, str, str, str, str]
+_Pair = tuple[str, str, str]
+
+
+def pair_field(version: str, upstream: str, fingerprint: str) -> str:
+    """The registry's field of a fingerprint."""
+    return msgspec.json.encode(("pair", version, upstream, fingerprint)).decode()
+
+
+def settlement(place: Place, offered: int, at_s: float) -> bytes:
+    """What the registry's script is asked, as JSON: its fields in `revisions`, and the change to note if it is one."""
+
+    def field(*parts: str) -> str:
+        return msgspec.json.encode(parts).decode()
+
+    here = (place.version, place.upstream)
+    name = (place.upstream, place.model)
+    return msgspec.json.encode(
+        {
+            "pair": pair_field(*here, place.fingerprint),
+            "base": field("base", *here),
+            "taken": field("taken", place.version),
+            "highest": field("highest", place.version),
+            "latest": field("latest", *here),
+            "meant": field("meant", *name, place.version),
+            "last_meant": field("last_meant", *name),
+            "told": bool(place.fingerprint),
+            "offered": offered,
+            "most": MOST,
+            "counter": series_field("version_changes_total", place.model),
+            "change": {
+                "version": place.version,
+                "upstream": place.upstream,
+                "model": place.model,
+                "fingerprint": place.fingerprint,
+                "at_s": f"{at_s:.3f}",
+            },
+        }
+    )
+
+
+class Notes:
+    """The answers that were used for one journal, in a file beside its segments."""
+
+    def __init__(self, journal: Path) -> None:
+        self._path = journal / NOTES
+        self._noted: set[_Note] = set()
+
+    def __repr__(self) -> str:
+        return f"<Notes {self._path} {len(self._noted)}>"
+
+    def read(self) -> list[tuple[_Pair, int]]:
+        """What is noted, oldest first; a torn line is passed over."""
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except OSError:
+            return []
+        found = [note for note in map(_note_in, lines) if note is not None]
+        self._noted.update(found)
+        return [((note.version, note.upstream, note.fingerprint), note.number) for note in found]
+
+    def keep(self, pair: _Pair, number: int) -> None:
+        """Note an answer, once. A disk that refuses it costs the offer, nothing else."""
+        note = _Note(*pair, number)
+        if note in self._noted:
+            return
+        self._noted.add(note)
+        try:
+            with self._path.open("ab") as file:
+                file.write(msgspec.json.encode(note) + b"\n")
+        except OSError as error:
+            log.warning("revision_not_noted", error=str(error))
+
+
+class Revisions:
+    """What one process knows of the registry. Its journals, own and adopted, share it."""
+
+    def __init__(self, store: SettlesRevisions) -> None:
+        self._store = store
+        self._answers: dict[_Evidence, tuple[_Pair, int] | None] = {}
+        self._offers: dict[_Pair, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Revisions answers={len(self._answers)} offers={len(self._offers)}>"
+
+    def offer(self, notes: Notes) -> None:
+        """Remember what was answered in an earlier life, in case the registry has forgotten it."""
+        for pair, number in notes.read():
+            self._offers[pair] = number
+
+    def forget(self) -> None:
+        """The registry answered otherwise, or may have forgotten: ask anew, with the old answers on offer."""
+        self._offers.update(answer for answer in self._answers.values() if answer and 0 < answer[1] <= MOST)
+        self._answers.clear()
+
+    async def settle(self, records: Sequence[UsageRecord], texts: Sequence[str], notes: Notes | None) -> Settled:
+        """The records under their tags. Raises StoreUnavailableError."""
+        found = Settled([], [], {})
+        for record, text in zip(records, texts, strict=True):
+            pair, number = await self._answer(record)
+            tagged = settled(record, number)
+            found.records.append(tagged)
+            found.texts.append(text if tagged is record else msgspec.json.encode(tagged).decode())
+            if pair is not None and 0 < number <= MOST:
+                found.relied_on[pair_field(*pair)] = number
+                if notes is not None:
+                    notes.keep(pair, number)
+        return found
+
+    async def _answer(self, record: UsageRecord) -> tuple[_Pair | None, int]:
+        evidence = (record.upstream, record.version, record.model, record.fingerprint, record.how)
+        if evidence not in self._answers:
+            if len(self._answers) >= KEPT:
+                self.forget()
+            self._answers[evidence] = await self._ask(record)
+        return self._answers[evidence] or (None, 0)
+
+    async def _ask(self, record: UsageRecord) -> tuple[_Pair, int] | None:
+        place = place_of(record)
+        if place is None:
+            return None
+        pair = (place.version, place.upstream, place.fingerprint)
+        number = await self._store.settle(place, self._offers.get(pair, 0), record.end_s)
+        if number > 1:
+            log.warning("version_revision", version=tag(place.version, number), fingerprint=place.fingerprint)
+        return pair, number
+
+
+def _note_in(line: bytes) -> _Note | None:
+    try:
+        return msgspec.json.decode(line, type=_Note)
+    except msgspec.DecodeError:
+        return None
