@@ -34,6 +34,10 @@ class GatewayOrders(msgspec.Struct, frozen=True):
     hash_secret: bytes
     listen_fd: int
     report_fd: int
+    client_keys: dict[str, str] = {}
+    """Apps by key, in managed mode."""
+    upstream_keys: dict[str, str] = {}
+    """By upstream, in managed mode."""
 
     def __repr__(self) -> str:
         return f"<GatewayOrders slot={self.slot} store={without_credentials(self.redis_url)}>"
@@ -46,6 +50,7 @@ class ConsoleOrders(msgspec.Struct, frozen=True):
     redis_url: str
     listen_fd: int
     report_fd: int
+    balance_key: str = ""
 
     def __repr__(self) -> str:
         return f"<ConsoleOrders store={without_credentials(self.redis_url)}>"

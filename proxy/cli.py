@@ -20,16 +20,18 @@ from rich.table import Table
 
 from proxy import verify_command
 from proxy.catalog_files import catalog_with
+from proxy.check_command import store_lines, to_look_at
 from proxy.child import configure_logging
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
 from proxy.errors import MeterError, SettingsError
 from proxy.gateway_process import open_store
-from proxy.price_command import price_row, to_look_at
+from proxy.price_command import Where, price_row
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
 from proxy.supervisor import Child, Supervisor
+from proxy.upstreams import keys_of
 
 P = ParamSpec("P")
 
@@ -102,6 +104,7 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
         ("console", "new_series_hold_seconds"): 0.0,
         ("upstream", "url"): f"http://{simulator}",
         ("store", "data_dir"): data_dir,
+        ("balance", "poll_seconds"): 0.0,  # a key in the environment is not for the simulator
     }
     settings = load_settings(environment=os.environ, flags=flags)
     companion = Child("demo", "proxy.demo_process", DemoOrders(simulator, f"http://{listen}", rate, settings.log))
@@ -120,8 +123,9 @@ def prices(*, config: str | None, at: str | None, model: str, version_id: str, c
     """Show the price in force at an instant: version, band, price per kind, price id, source."""
     if not model and not version_id:
         raise click.UsageError("give --model or --version")
-    catalog = catalog_with(_settings(config, {}).pricing.catalog_file)
-    row = price_row(catalog, _instant(at).astimezone(UTC), model=model, version=version_id, currency=currency)
+    settings = _settings(config, {})
+    catalog, when = catalog_with(settings.pricing.catalog_file), _instant(at).astimezone(UTC)
+    row = price_row(catalog, when, Where(settings), model=model, version=version_id, currency=currency)
     if output == "json":
         click.echo(msgspec.json.encode(row))
     else:
@@ -132,14 +136,18 @@ def prices(*, config: str | None, at: str | None, model: str, version_id: str, c
 
 @main.command(epilog="Example: deepseek-meter check --config meter.toml")
 @_config_option
+@click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
+@click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
 @_guarded
-def check(config: str | None) -> None:
-    """Validate settings and catalog."""
-    settings = _settings(config, {})
+def check(*, config: str | None, redis: str | None, data_dir: str | None) -> None:
+    """Validate settings, catalog and prices; name what is stale and which models have no price."""
+    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    keys_of(settings, os.environ)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
-    found += to_look_at(catalog_with(settings.pricing.catalog_file), datetime.now(UTC))
+    now = datetime.now(UTC)
+    found += to_look_at(catalog_with(settings.pricing.catalog_file), now) + store_lines(settings, now)
     for line in found:
         click.echo(line)
     click.echo(f"settings and catalog are valid; {len(found)} to look at")

@@ -17,9 +17,11 @@ from proxy.child import (
     on_stop,
     read_orders,
 )
-from proxy.console.app import Console
+from proxy.console.app import Console, Upstreams
+from proxy.console.balance import fetcher
 from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
+from proxy.upstreams import price_hosts_of, routes_of
 
 MAX_REPORT_BYTES = 64 * 1024
 LONGEST_WAIT_S = 2.0
@@ -37,11 +39,19 @@ async def _run(orders: ConsoleOrders) -> None:
     loop.add_reader(channel.fileno(), lambda: _take_reports(channel, workers))
     catalog = LiveCatalog(orders.settings.pricing.catalog_file)
     looking = asyncio.create_task(_look_at(catalog))
-    runner = web.AppRunner(Console(orders.settings, store, lambda: catalog.current, workers).app(), access_log=None)
+    upstreams = Upstreams(price_hosts_of(orders.settings), routes_of(orders.settings))
+    fetch = fetcher(orders.settings.upstream, orders.balance_key) if orders.balance_key else None
+    console = Console(
+        orders.settings, store, lambda: catalog.current, workers, upstreams=upstreams, fetch_balance=fetch
+    )
+    watching = asyncio.create_task(console.balance.run()) if console.balance else None
+    runner = web.AppRunner(console.app(), access_log=None)
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0).start()
     await stopped.wait()
     looking.cancel()
+    if watching is not None:
+        watching.cancel()
     loop.remove_reader(channel.fileno())
     channel.close()
     await runner.cleanup()

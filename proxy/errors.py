@@ -71,6 +71,22 @@ class RequestTooLargeError(RelayError):
         return cls(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
 
 
+class UnknownKeyError(RelayError):
+    """Managed mode, and the client shows no key of ours."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class NotAllowedError(RelayError):
+    """Managed mode, and a path that is not open to clients."""
+
+    status = 403
+    kind = "permission_error"
+    code = "path_not_open"
+
+
 class VersionMismatchError(RelayError):
     """The name asked for means another version than the client expects, and `[gateway] on_mismatch` says to refuse that."""
 

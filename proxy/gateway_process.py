@@ -36,16 +36,20 @@ from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
 from proxy.gateway.estimating import Estimator
 from proxy.gateway.exchange import Clock
-from proxy.gateway.headers import Passing
+from proxy.gateway.headers import Credential
+from proxy.gateway.hosts import Host, Hosts
+from proxy.gateway.keys import ClientKeys, app_of, key_line
 from proxy.gateway.recording import Pricing, interrupted_record, make_record
 from proxy.gateway.relay import Relay, RelayParts
 from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
+from proxy.metering.calibration import Errors
 from proxy.metering.request import RequestFacts
 from proxy.pricing.versions import expected, mismatch
-from proxy.settings import Settings
+from proxy.settings import Settings, UpstreamSettings
+from proxy.upstreams import price_hosts_of, routes_of, routing_of
 from proxy.usage import METERED_APIS, BegunMark, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
 
@@ -80,20 +84,22 @@ class GatewayWorker:
         self._store = open_store(settings, orders.redis_url)
         self._catalog = LiveCatalog(settings.pricing.catalog_file)
         self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing)
-        self._passing = Passing()
-        self._upstream = Upstream(settings.upstream, self._passing)
+        self._routes, self._price_hosts = routes_of(settings), price_hosts_of(settings)
         self._overhead = _Overhead()
         self._counting = Counting(
             partial(load_tokenizer, Path(settings.store.data_dir)), settings.metering.count_timeout_seconds
         )
-        self._estimator = self._new_estimator(settings)
+        self._estimators = {name: self._new_estimator(one) for name, one in settings.all_upstreams().items()}
+        self._hosts = self._new_hosts()
+        self._admit = _admission(settings, orders)
         self._relay = Relay(self._parts())
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     @property
     def _pricing(self) -> Pricing:
         """The catalog in force at this moment, and what decides in it."""
-        return Pricing(self._catalog.current, self._orders.settings.pricing.instant)
+        instant = self._orders.settings.pricing.instant
+        return Pricing(self._catalog.current, instant, routes=self._routes, hosts=self._price_hosts)
 
     async def run(self) -> None:
         """Serve until told to stop; every open exchange has its record when this returns."""
@@ -108,7 +114,7 @@ class GatewayWorker:
         looking.cancel()
         self._ledger.stop()
         await shipping
-        await self._upstream.close()
+        await self._hosts.close()
         await self._store.close()
 
     async def _serve(self) -> None:
@@ -158,49 +164,81 @@ class GatewayWorker:
             faults=self._ledger.faults,
             overhead_buckets=self._overhead.buckets,
             overhead_sum_s=self._overhead.sum_s,
-            streams_without_usage=self._estimator.streams_without_usage,
-            estimates=[(*place, *errors) for place, errors in self._estimator.calibration.errors.items()],
+            streams_without_usage=self._streams_without_usage(),
+            estimates=[(*place, *errors) for place, errors in self._estimate_errors().items()],
         )
+
+    def _streams_without_usage(self) -> dict[str, int]:
+        return {name: n for one in self._estimators.values() for name, n in one.streams_without_usage.items()}
+
+    def _estimate_errors(self) -> dict[tuple[str, str], Errors]:
+        """Of all hosts together: a version may answer on several."""
+        found: dict[tuple[str, str], Errors] = {}
+        for one in self._estimators.values():
+            for place, errors in one.calibration.errors.items():
+                found[place] = found.get(place, Errors()).together(errors)
+        return found
 
     def _parts(self) -> RelayParts:
         settings = self._orders.settings
         return RelayParts(
-            upstream=self._upstream,
-            passing=self._passing,
+            hosts=self._hosts,
             keeper=self._ledger,
             make_record=lambda facts, reading, counted=None: make_record(
                 facts, reading, counted, pricing=self._pricing
             ),
-            estimates=self._estimator,
+            admit=self._admit,
             expected_version=self._expected,
             refuse_mismatch=self._refuse_mismatch,
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
-            hash_secret=self._orders.hash_secret,
             max_request_bytes=settings.gateway.max_request_bytes,
             observe_overhead=self._overhead.observe,
-            caps_for=lambda app: caps_for(app, settings.apps, settings.upstream),
-            add_include_usage=settings.upstream.add_include_usage,
         )
 
-    def _expected(self, asked: RequestFacts, at_s: float) -> str | None:
-        return expected(self._pricing.catalog, requested=asked.model, at_s=at_s, api=asked.api)
+    def _new_hosts(self) -> Hosts:
+        settings = self._orders.settings
+        return Hosts(
+            [self._new_host(name, one) for name, one in settings.all_upstreams().items()], routing_of(settings)
+        )
 
-    def _refuse_mismatch(self, asked: RequestFacts, wanted: str) -> None:
+    def _new_host(self, name: str, settings: UpstreamSettings) -> Host:
+        return Host(
+            name,
+            Upstream(settings, self._credential_for(name, settings)),
+            self._estimators[name],
+            lambda app: caps_for(app, self._orders.settings.apps, settings),
+            settings.add_include_usage,
+        )
+
+    def _credential_for(self, name: str, settings: UpstreamSettings) -> Credential:
+        """The client's own in passthrough mode, for the one upstream it may go to; in managed mode the upstream's."""
+        if self._orders.settings.gateway.mode == "passthrough":
+            return Credential(settings.accepts_client_keys)
+        key = self._orders.upstream_keys.get(name, "")
+        return Credential(is_the_clients=False, line=key_line(settings.key_header, key) if key else b"")
+
+    def _expected(self, upstream: str, asked: RequestFacts, at_s: float) -> str | None:
+        catalog = self._catalog.current
+        return expected(
+            catalog, requested=asked.model, at_s=at_s, upstream=upstream, api=asked.api, routes=self._routes
+        )
+
+    def _refuse_mismatch(self, upstream: str, asked: RequestFacts, wanted: str) -> None:
         """Raises VersionMismatchError where that is asked for, and the name alone tells that another version would answer."""
         if self._orders.settings.gateway.on_mismatch != "refuse" or not wanted or asked.api not in METERED_APIS:
             return
-        known = self._expected(asked, time.time())
+        known = self._expected(upstream, asked, time.time())
         if known is not None and mismatch(self._pricing.catalog, wanted, known):
             raise VersionMismatchError(f"{asked.model} means {known} now, and the client expects {wanted}.")
 
-    def _new_estimator(self, settings: Settings) -> Estimator:
+    def _new_estimator(self, settings: UpstreamSettings) -> Estimator:
         return Estimator(
             self._counting,
             lambda: self._pricing,
-            deepseek_habits=settings.upstream.habits == "deepseek",
-            asks_for_usage=settings.upstream.add_include_usage,
-            sample=settings.metering.estimate_sample,
+            deepseek_habits=settings.habits == "deepseek",
+            asks_for_usage=settings.add_include_usage,
+            sample=self._orders.settings.metering.estimate_sample,
             chance=random.random,
             is_quiet=lambda: self._relay.in_flight <= 1,  # the one that has just ended
             monotonic_s=time.monotonic,
@@ -233,6 +271,14 @@ def _ledger(settings: Settings, store: Store, life: str, pricing: Callable[[], P
     return Ledger(
         store, journals_dir(settings), life, settings.journal, retention_of(settings), recover_record=recover_record
     )
+
+
+def _admission(settings: Settings, orders: GatewayOrders) -> Callable[[str | None, str | None, RequestFacts], str]:
+    """Who is let in, and as which app."""
+    if settings.gateway.mode == "passthrough":
+        return lambda stated, credential, _request: app_of(stated, credential, orders.hash_secret)
+    keys = ClientKeys(orders.client_keys, orders.hash_secret)
+    return lambda _stated, credential, request: keys.admit(credential, request)
 
 
 def _id_maker() -> Callable[[], str]:

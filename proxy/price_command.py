@@ -1,22 +1,45 @@
-"""What `prices` and `check` say of the catalog: the price in force and why, and what somebody should look at. Plain values out."""
+"""What `prices` says: the price in force and why, or why there is none. Plain values out."""
 
-from datetime import date, datetime
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
-from proxy.pricing.catalog import Catalog, overdue
-from proxy.pricing.tariff import printed, rate_at, sheet_at
+from proxy.gateway.hosts import Routing
+from proxy.pricing.catalog import Catalog
+from proxy.pricing.tariff import Host, price_lists, printed, rate_at, sheet_at
 from proxy.pricing.versions import resolve
+from proxy.settings import DEFAULT_UPSTREAM, Settings
+from proxy.upstreams import price_hosts_of, routes_of, routing_of
 
-ANNOUNCED_IN_MONTH: Final = 11
-"""The State Council announces the next year's holidays in November."""
+
+class Where:
+    """Where a model is asked for: which upstream, what its names mean there, and whose prices hold."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._routing: Routing = routing_of(settings)
+        self._hosts = price_hosts_of(settings)
+        self.routes = routes_of(settings)
+
+    def upstream(self, model: str) -> str:
+        """The upstream that answers for a model."""
+        return self._routing.upstream_of(model) or DEFAULT_UPSTREAM
+
+    def host(self, upstream: str) -> Host:
+        """Whose prices hold there."""
+        return self._hosts[upstream]
 
 
-def price_row(catalog: Catalog, at: datetime, *, model: str, version: str, currency: str) -> dict[str, Any]:
-    """The price of a model or version at an instant; where there is none, also `why`."""
+def price_row(
+    catalog: Catalog, at: datetime, where: Where, *, model: str, version: str, currency: str
+) -> dict[str, Any]:
+    """The price of a model or version at an instant; where there is none, also `why`. `upstream` is there if it has a name."""
     at_s = at.timestamp()
-    found = resolve(catalog, upstream="default", requested=model, served="", fingerprint="", at_s=at_s)
+    upstream = where.upstream(model)
+    host = where.host(upstream)
+    found = resolve(
+        catalog, upstream=upstream, requested=model, served="", fingerprint="", at_s=at_s, routes=where.routes
+    )
     named = version or found.version
-    rate = rate_at(catalog, named, currency, at_s, model=model)
+    rate = rate_at(catalog, named, currency, at_s, model=model, host=host)
     row = {
         "at": at.isoformat().replace("+00:00", "Z"),
         "model": model,
@@ -28,33 +51,22 @@ def price_row(catalog: Catalog, at: datetime, *, model: str, version: str, curre
         "source": rate.source if rate else None,
         "review_by": rate.review_by.isoformat() if rate else None,
     }
-    return row if rate else row | {"why": why_unpriced(catalog, named, currency, at_s, model)}
+    if upstream != DEFAULT_UPSTREAM:
+        row["upstream"] = upstream
+    return row if rate else row | {"why": why_unpriced(catalog, named, currency, at_s, model=model, host=host)}
 
 
-def why_unpriced(catalog: Catalog, version: str, currency: str, at_s: float, model: str) -> str:
+def why_unpriced(catalog: Catalog, version: str, currency: str, at_s: float, *, model: str, host: Host) -> str:
     """In a sentence: what is missing, and what would help."""
     if version not in catalog.versions:
         return f"{version} is no version of the catalog; [pricing] catalog_file can name it and its price"
-    by_name = catalog.sheets.get(version, {}).get(currency, {})
-    own = [name for name in by_name if name and sheet_at(catalog, version, currency, at_s, name)]
+    if not host.follows_deepseek and not any(sheets.get(currency) for sheets in price_lists(catalog, version, host)):
+        return (
+            f"{host.name} has prices of its own, and the catalog has none in {currency} for {version} there; "
+            f'[pricing] catalog_file can give it one with upstreams = ["{host.name}"]'
+        )
+    names = {name for sheets in price_lists(catalog, version, host) for name in sheets.get(currency, {})}
+    own = [name for name in names if name and sheet_at(catalog, version, currency, at_s, model=name, host=host)]
     if own and model not in own:
         return f"at that time {version} was priced by name: give --model {' or '.join(sorted(own))}"
     return f"no {currency} price of {version} is known for that instant"
-
-
-def to_look_at(catalog: Catalog, now: datetime) -> list[str]:
-    """Rows past their review, and a year without holidays that has begun or is near."""
-    found = [f"catalog: {line}" for line in overdue(catalog, now.timestamp(), now.date())]
-    return found + [_no_holidays(year) for year in _years_wanted(now.date()) if year not in catalog.holidays]
-
-
-def _years_wanted(today: date) -> list[int]:
-    """This year, and the next one once its calendar is to be expected."""
-    return [today.year, today.year + 1] if today.month > ANNOUNCED_IN_MONTH else [today.year]
-
-
-def _no_holidays(year: int) -> str:
-    return (
-        f"holidays: nobody has published {year}; weekdays inside a peak window are charged at the peak price and counted as "
-        f"uncertain. Add [holidays] {year} = [dates] to [pricing] catalog_file, or a newer chinesecalendar"
-    )

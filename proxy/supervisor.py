@@ -25,6 +25,7 @@ from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, write_orders
 from proxy.errors import DataDirInUseError, MeterError, SettingsError
 from proxy.ledger import embedded
 from proxy.settings import Settings, is_loopback, split_address
+from proxy.upstreams import Keys, keys_of
 
 LOOK_EVERY_S: Final = 0.1
 BACKLOG: Final = 1024
@@ -122,10 +123,12 @@ class Supervisor:
         self._children: list[Child] = []
         self._api: socket.socket | None = None
         self._stop_asked = False
+        self._keys = Keys({}, {})
 
     def run(self, announce: Callable[[], None]) -> None:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
         _refuse_open_console(self._settings)
+        self._keys = keys_of(self._settings, os.environ)
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked_data_dir(self._data_dir, journals_dir(self._settings)))
             api = stack.enter_context(_listening(self._settings.gateway.listen, "[gateway] listen"))
@@ -165,10 +168,12 @@ class Supervisor:
         """Slots number the workers; a worker that is started again keeps its slot."""
         settings, secret = self._settings, _hash_secret(self._settings, self._data_dir)
         reading, writing = (end.fileno() for end in reports)
-        orders = ConsoleOrders(settings, redis_url, console.fileno(), reading)
+        orders = ConsoleOrders(settings, redis_url, console.fileno(), reading, self._keys.balance)
         self._children.append(Child("console", "proxy.console_process", orders, (console.fileno(), reading)))
         for slot in range(settings.gateway.workers):
-            worker = GatewayOrders(settings, slot, redis_url, secret, api.fileno(), writing)
+            worker = GatewayOrders(
+                settings, slot, redis_url, secret, api.fileno(), writing, self._keys.clients, self._keys.upstreams
+            )
             fds = (api.fileno(), writing)
             self._children.append(Child(f"worker {slot}", "proxy.gateway_process", worker, fds))
         for child in (*self._children, *self._companions):

@@ -1,10 +1,7 @@
 """`verify`: finds the store of an installation that runs or does not, compares, and says what it found."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -12,12 +9,11 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from proxy.child import journals_dir
-from proxy.errors import DataDirInUseError, MeterError
+from proxy.errors import MeterError
 from proxy.gateway_process import open_store, retention_of
-from proxy.ledger import embedded
+from proxy.installation import store_url
 from proxy.ledger.verify import Findings, JournalFinding, Refilled, refill, verify
 from proxy.settings import Settings
-from proxy.supervisor import locked_data_dir
 
 LOOK_EVERY_S: Final = 0.5
 
@@ -27,7 +23,7 @@ def compare(settings: Settings, *, refilling: bool, wait_s: float) -> tuple[Find
     journals = journals_dir(settings)
     if not journals.is_dir():
         raise MeterError(f"[store] data_dir {settings.store.data_dir}: there are no journals; is it the right one?")
-    with _store_url(settings) as url:
+    with store_url(settings) as url:
         refilled = asyncio.run(_refill(settings, url)) if refilling else []
         return asyncio.run(_verify(settings, url, wait_s)), refilled
 
@@ -42,24 +38,6 @@ def as_json(findings: Findings, refilled: list[Refilled]) -> bytes:
             "refilled": refilled,
         }
     )
-
-
-@contextlib.contextmanager
-def _store_url(settings: Settings) -> Iterator[str]:
-    """The store's URL. An embedded Redis that nobody runs is started for the time of the comparison."""
-    if settings.store.redis_url:
-        yield settings.store.redis_url
-        return
-    data_dir = Path(settings.store.data_dir)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked_data_dir(data_dir, journals_dir(settings)))
-        except DataDirInUseError:
-            yield f"unix://{embedded.socket_path(data_dir)}"
-            return
-        started = embedded.start(data_dir, embedded.find_server())
-        stack.callback(started.stop)
-        yield started.url
 
 
 async def _refill(settings: Settings, url: str) -> list[Refilled]:

@@ -11,7 +11,7 @@ MODULES = sorted(PROXY.rglob("*.py"))
 FACTS = {"usage", "errors", "settings"}
 COMPOSITION = {
     "__main__", "cli", "supervisor", "child", "catalog_files", "gateway_process", "console_process", "demo_process",
-    "price_command", "verify_command", "vocabulary_files",
+    "price_command", "verify_command", "vocabulary_files", "upstreams", "installation", "check_command",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),
@@ -34,7 +34,16 @@ OWNERS = {
     "click": {"cli"},
     "rich": {"cli", "verify_command"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
-    "aiohttp": {"gateway.relay", "gateway.upstream", "gateway_process", "console_process", "console.app", "simulator"},
+    "aiohttp": {
+        "gateway.relay",
+        "gateway.responding",
+        "gateway.upstream",
+        "gateway_process",
+        "console_process",
+        "console.app",
+        "console.balance",
+        "simulator",
+    },
     "yarl": {"gateway.upstream"},
     "holidays": set(),
     "openai": set(),

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -12,23 +12,27 @@ from aiohttp import web
 
 from proxy.console import metrics
 from proxy.console.access import Access, access
+from proxy.console.balance import BalanceWatch, Parts
 from proxy.console.health import Readiness, readiness
 from proxy.console.high_water import HighWater, load, save
+from proxy.console.reconciliation import Gap
 from proxy.console.series import series_of, zeros_from_start
 from proxy.console.spend import hashes_needed, spend_usd
-from proxy.console.versions import versions_json
+from proxy.console.versions import fixed_json, versions_json
 from proxy.console.workers import Workers
 from proxy.errors import SettingsError, StoreUnavailableError
 from proxy.ledger.answers import Snapshot
 from proxy.ledger.store import Store
 from proxy.pricing.catalog import Catalog, in_force
-from proxy.settings import Settings, split_address
+from proxy.pricing.fixed import fixed_costs
+from proxy.pricing.tariff import Host, versions_on
+from proxy.pricing.versions import Routes
+from proxy.settings import DEFAULT_UPSTREAM, Settings, split_address
 
 SNAPSHOT_S: Final = 0.5
 """A snapshot may serve the scrapes of so long: several Prometheus servers cost Redis no more than one."""
 
 DOUBTS_EVERY_S: Final = 60.0
-UPSTREAM_NAME: Final = "default"
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +43,15 @@ _PAGE: Final = """deepseek-meter console
 /readyz            store, journals and workers are ready
 /api/records/ID    one exchange, by the X-Meter-Exchange header of its response
 /api/versions      what each version cost, and every change of what answers under a name
+/api/balance       the account's balance, and what of its fall is not explained
 """
+
+
+class Upstreams(NamedTuple):
+    """Whose prices hold on each upstream, and what an operator says that names mean there."""
+
+    hosts: Mapping[str, Host]
+    routes: Routes
 
 
 class Console:
@@ -51,6 +63,9 @@ class Console:
         store: Store,
         catalog: Callable[[], Catalog],
         workers: Workers,
+        *,
+        upstreams: Upstreams,
+        fetch_balance: Callable[[], Awaitable[Parts]] | None = None,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         """Raises SettingsError for a time zone or a token file that cannot be used."""
@@ -58,6 +73,12 @@ class Console:
         self._store = store
         self._catalog = catalog
         self._workers = workers
+        self._upstreams = upstreams
+        self._fixed = fixed_costs(settings)
+        state_file = Path(settings.store.data_dir) / "console-balance.json"
+        self.balance = fetch_balance and BalanceWatch(
+            settings.balance, fetch_balance, self._fresh_snapshot, state_file, wall_s=wall_s
+        )
         self._wall_s = wall_s
         self._zone = zone_of(settings.console.time_zone)
         self._token = token_of(settings.console.token_file)
@@ -81,6 +102,7 @@ class Console:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/api/records/{id}", self._record)
         app.router.add_get("/api/versions", self._versions)
+        app.router.add_get("/api/balance", self._balance)
         return app
 
     @web.middleware
@@ -138,7 +160,15 @@ class Console:
             changes = await self._store.changes()
         except StoreUnavailableError as error:
             return _error(503, str(error))
-        return web.json_response(versions_json(snapshot, changes))
+        return web.json_response(
+            {**versions_json(snapshot, changes), "fixed": fixed_json(self._fixed, self._wall_s(), self._zone)}
+        )
+
+    async def _balance(self, _request: web.Request) -> web.Response:
+        """The account's balance and what of its fall is not explained; 404 where no key was given to ask with."""
+        if self.balance is None:
+            return _error(404, "no key to ask for the balance with; see [balance]")
+        return web.json_response(self.balance.as_json())
 
     async def _readiness(self) -> Readiness:
         await self._fresh_snapshot()
@@ -154,24 +184,45 @@ class Console:
         if snapshot is not None:
             found += self._global_families(snapshot, now_s)
         found += metrics.limit_families(self._spend_limits())
-        found += metrics.price_families(self._catalog(), UPSTREAM_NAME, now_s)
+        found += metrics.price_families(self._catalog(), self._priced_places(now_s), now_s)
+        found += metrics.fixed_families(self._fixed, now_s, self._zone)
         found += metrics.process_families(
             self._workers.fresh(time.monotonic()),
             self._workers.overhead(),
             self._workers.restarts,
             await self._clock_offset(now_s),
         )
+        if self.balance is not None:
+            found += metrics.balance_families(self.balance.fresh(), self._balance_gaps(self.balance))
         found += metrics.estimate_families(self._workers.estimates(), self._workers.streams_without_usage())
         return found
 
     def _global_families(self, snapshot: Snapshot, now_s: float) -> list[metrics.Family]:
         console = self._settings.console
-        zeros = zeros_from_start(in_force(self._catalog(), now_s), UPSTREAM_NAME)
+        zeros = zeros_from_start(in_force(self._catalog(), now_s), DEFAULT_UPSTREAM)
+        for upstream, versions in self._upstreams.routes.items():
+            named = [(version, (name,)) for name, version in versions.items() if not name.endswith("*")]
+            zeros += zeros_from_start(named, upstream)
         series = series_of(snapshot, console.new_series_hold_seconds, zeros)
         return [
             *metrics.global_families(series, created=console.created_samples),
             *metrics.sighting_families(snapshot.sightings),
             *metrics.spend_families(spend_usd(snapshot.spend, now_s, self._zone)),
+        ]
+
+    def _balance_gaps(self, watch: BalanceWatch) -> dict[str, Gap]:
+        """The gap in the currency the account is billed in, once it can be told."""
+        currency = self._settings.pricing.billing_currency
+        account = watch.fresh().get(currency)
+        gap = watch.gap(account) if account else None
+        return {currency: gap} if gap else {}
+
+    def _priced_places(self, now_s: float) -> list[metrics.Place]:
+        catalog, routes = self._catalog(), self._upstreams.routes
+        return [
+            (host, version)
+            for host in self._upstreams.hosts.values()
+            for version in versions_on(catalog, host, now_s, routes.get(host.name, {}).values())
         ]
 
     def _spend_limits(self) -> dict[str, float]:

@@ -5,9 +5,10 @@ installation's processes. One metric is never both. When the store is away the g
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, time
+from datetime import UTC, date, datetime, time
 from itertools import accumulate
 from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 import msgspec
 from prometheus_client.exposition import choose_encoder
@@ -20,12 +21,17 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from proxy.child import OVERHEAD_BUCKETS_S, WorkerReport
+from proxy.console.reconciliation import Account, Gap
 from proxy.console.series import Series
 from proxy.ledger.answers import Snapshot
 from proxy.ledger.families import FAMILIES, NANO, PREFIX
-from proxy.pricing.catalog import Catalog, in_force
-from proxy.pricing.tariff import bands, rate_at
+from proxy.pricing.catalog import Catalog
+from proxy.pricing.fixed import FixedCost
+from proxy.pricing.tariff import Host, bands, rate_at
 from proxy.usage import KINDS, Band
+
+Place = tuple[Host, str]
+"""A host and a version of which it has a price to show."""
 
 Family = Metric
 """A metric family, ready to be encoded."""
@@ -46,9 +52,17 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "price_usd_per_million_tokens": Gauge(("upstream", "version", "kind", "band"), "The prices in force."),
     "price_band_active": Gauge(("upstream", "version", "band"), "1 for the band of this moment, else 0."),
     "price_review_timestamp_seconds": Gauge(("version",), "Until when the price was to be reviewed."),
+    "version_fixed_cost_usd_per_hour": Gauge(
+        ("upstream", "version", "item"), "What a version costs by the clock, from `[versions.X.fixed]`."
+    ),
     "version_spend_limit_usd_per_hour": Gauge(
         ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
     ),
+    "balance": Gauge(("currency", "part"), "The account's balance, granted and topped up, as the upstream tells it."),
+    "balance_gap_usd": Gauge(
+        (), "By how much the balance fell more than was metered in the last day, late settling allowed for."
+    ),
+    "balance_gap_cny": Gauge((), "The same of an account billed in yuan."),
     "store_up": Gauge((), "1 if Redis answers."),
     "store_catching_up": Gauge(
         (), "1 while Redis has forgotten what was shown and gets it again; the counters are left out."
@@ -138,21 +152,44 @@ def spend_families(spend: Mapping[tuple[str, str], float]) -> Iterator[Metric]:
     yield family
 
 
-def price_families(catalog: Catalog, upstream: str, now_s: float) -> Iterator[Metric]:
-    """The prices in force, which band is active, and until when they were to be reviewed."""
+def price_families(catalog: Catalog, places: Iterable[Place], now_s: float) -> Iterator[Metric]:
+    """The prices in force on each host, which band is active, and until when they were to be reviewed (the earliest of all hosts)."""
     price, active, review = (_gauge(name) for name in _PRICE_GAUGES)
-    for version, _ in in_force(catalog, now_s):
-        current = rate_at(catalog, version, "USD", now_s)
+    review_by: dict[str, date] = {}
+    for host, version in places:
+        current = rate_at(catalog, version, "USD", now_s, host=host)
         if current is None:
             continue
-        review.add_metric((version,), datetime.combine(current.review_by, time.min, UTC).timestamp())
+        review_by[version] = min(review_by.get(version, date.max), current.review_by)
         if current.band is Band.UNKNOWN:
-            active.add_metric((upstream, version, Band.UNKNOWN.value), 1)
-        for rate in bands(catalog, version, "USD", now_s):
-            active.add_metric((upstream, version, rate.band.value), float(rate.band is current.band))
+            active.add_metric((host.name, version, Band.UNKNOWN.value), 1)
+        for rate in bands(catalog, version, "USD", now_s, host=host):
+            active.add_metric((host.name, version, rate.band.value), float(rate.band is current.band))
             for kind, nanos in zip(_KINDS, rate.nanos_per_million, strict=True):
-                price.add_metric((upstream, version, kind, rate.band.value), nanos / NANO)
+                price.add_metric((host.name, version, kind, rate.band.value), nanos / NANO)
+    for version, day in review_by.items():
+        review.add_metric((version,), datetime.combine(day, time.min, UTC).timestamp())
     yield from (price, active, review)
+
+
+def balance_families(accounts: Mapping[str, Account], gaps: Mapping[str, Gap]) -> Iterator[Metric]:
+    """The account's balance by currency, and what of its fall nobody can explain."""
+    family = _gauge("balance")
+    for currency, account in sorted(accounts.items()):
+        last = account.looks[-1]
+        for part, nanos in (("granted", last.granted), ("topped_up", last.topped_up)):
+            family.add_metric((currency, part), nanos / NANO)
+    yield family
+    for currency, gap in gaps.items():
+        yield _gauge(f"balance_gap_{currency.lower()}", gap.nanos / NANO)
+
+
+def fixed_families(costs: Iterable[FixedCost], now_s: float, zone: ZoneInfo) -> Iterator[Metric]:
+    """What versions cost by the clock."""
+    family = _gauge("version_fixed_cost_usd_per_hour")
+    for cost in costs:
+        family.add_metric((cost.upstream, cost.version, cost.item), cost.nanos_in_hour(now_s, zone) / NANO)
+    yield family
 
 
 def limit_families(limits: Mapping[str, float]) -> Iterator[Metric]:

@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from proxy.ledger.answers import Change, Snapshot
 from proxy.ledger.families import parse_field
+from proxy.pricing.fixed import FixedCost, month_around
 from proxy.pricing.tariff import decimal
 from proxy.usage import KINDS, Outcome
 
@@ -53,7 +55,7 @@ def versions_json(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, An
     figures = _figures(snapshot.totals)
     seen = _seen(snapshot.sightings)
     return {
-        "taken": _iso(snapshot.taken_s),
+        "taken": iso(snapshot.taken_s),
         "versions": [
             {**tag._asdict(), **_when(seen.get(tag.version)), **found.as_json()}
             for tag, found in sorted(figures.items())
@@ -62,13 +64,28 @@ def versions_json(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, An
     }
 
 
+def fixed_json(costs: Iterable[FixedCost], now_s: float, zone: ZoneInfo) -> list[dict[str, str]]:
+    """What versions cost by the clock: per hour now, and this month until now."""
+    month_s = month_around(now_s, zone)[0]
+    return [
+        {
+            "upstream": cost.upstream,
+            "version": cost.version,
+            "item": cost.item,
+            "usd_per_hour": decimal(cost.nanos_in_hour(now_s, zone)),
+            "usd_this_month": decimal(cost.nanos_between(month_s, now_s, zone)),
+        }
+        for cost in costs
+    ]
+
+
 def _change(change: Change, figures: Mapping[Tag, Figures]) -> dict[str, Any]:
     def of(version: str) -> dict[str, Any]:
         return figures.get(Tag(change.upstream, version), Figures()).as_json()
 
     return {
         "kind": change.kind,
-        "first_seen": _iso(change.at_s),
+        "first_seen": iso(change.at_s),
         "upstream": change.upstream,
         "model": change.model,
         "fingerprint": change.fingerprint,
@@ -105,8 +122,9 @@ def _seen(sightings: Mapping[bytes, bytes]) -> dict[str, tuple[float, float]]:
 
 
 def _when(seen: tuple[float, float] | None) -> dict[str, str]:
-    return {"first_seen": _iso(seen[0]), "last_seen": _iso(seen[1])} if seen else {}
+    return {"first_seen": iso(seen[0]), "last_seen": iso(seen[1])} if seen else {}
 
 
-def _iso(instant_s: float) -> str:
+def iso(instant_s: float) -> str:
+    """An instant as JSON shows it: UTC, to the millisecond."""
     return datetime.fromtimestamp(instant_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

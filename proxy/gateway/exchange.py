@@ -105,7 +105,6 @@ class Exchange:
         "_start_s",
         "_started_s",
         "_status",
-        "_upstream",
         "asked",
         "body",
         "caps",
@@ -116,6 +115,7 @@ class Exchange:
         "request",
         "sent",
         "settling",
+        "upstream",
     )
 
     def __init__(
@@ -138,7 +138,7 @@ class Exchange:
         self.draining = False
         self.body = Sent()
         self.settling: asyncio.Task[None] | None = None
-        self._upstream = upstream
+        self.upstream = upstream
         self.asked = asked
         self._clock = clock
         self._keeper = keeper
@@ -154,6 +154,10 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange {self.exchange_id} {self.request.api} status={self._status} recorded={self.recorded}>"
 
+    def goes_to(self, upstream: str, maker: Maker, caps: Caps | None) -> None:
+        """The upstream that will answer, once the model asked for is known."""
+        self.upstream, self._maker, self.caps = upstream, maker, caps
+
     def begin(self) -> None:
         """Mark the exchange as begun: from here on it may cost something. Raises RelayError where it may not begin."""
         mark = BegunMark(
@@ -166,7 +170,7 @@ class Exchange:
             streamed=self.request.streamed,
             purpose=self.asked.purpose,
             expected_version=self.asked.expected_version,
-            upstream=self._upstream,
+            upstream=self.upstream,
         )
         try:
             self._keeper.begin(mark)
@@ -279,7 +283,7 @@ class Exchange:
         return ExchangeFacts(
             exchange_id=self.exchange_id,
             request=self.request,
-            upstream=self._upstream,
+            upstream=self.upstream,
             app=self.asked.app,
             purpose=self.asked.purpose,
             expected_version=self.asked.expected_version,

@@ -5,7 +5,7 @@ which names us, and Expect, which the server has answered. Nothing is ever added
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.gateway.framing import whole_lines
 from proxy.usage import Purpose, clean_label
@@ -31,10 +31,23 @@ _HOP_BY_HOP: Final = frozenset(
     }
 )
 _OF_THE_REQUEST: Final = _HOP_BY_HOP | {"host", "expect"}
+CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
+"""What a client may prove itself with; it goes to one upstream only, and to none in managed mode."""
+
 _PLAIN_OPTIONS: Final = frozenset({b"keep-alive", b"Keep-Alive", b"close"})
 """Values of Connection, as nearly everybody sends it, that name no header to be taken off."""
 
 MAX_KNOWN_NAMES: Final = 256
+
+
+class Credential(NamedTuple):
+    """What an upstream is shown: the client's own credential, or a line of ours (empty: none at all)."""
+
+    is_the_clients: bool
+    line: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<Credential the client's={self.is_the_clients} own={bool(self.line)}>"
 
 
 class Passing:
@@ -43,13 +56,15 @@ class Passing:
     Names recur, so what was decided about a name is kept (a bounded memory: names are few, and cut off where not).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, credentials: bool = True) -> None:
+        """With `credentials`, those of clients pass as well."""
+        self._dropped = _OF_THE_REQUEST if credentials else _OF_THE_REQUEST | CREDENTIALS
         self._request_names: dict[bytes, bytes | None] = {}
         self._response_names: dict[bytes, bytes | None] = {}
 
     def of_request(self, raw: RawHeaders) -> bytes:
         """The header lines that go on to the upstream. Raises LineBreakError for one that holds another line."""
-        return _passing(raw, self._request_names, _OF_THE_REQUEST)
+        return _passing(raw, self._request_names, self._dropped)
 
     def of_response(self, raw: RawHeaders) -> bytes:
         """The header lines that go back to the client. Raises LineBreakError for one that holds another line."""

@@ -12,7 +12,8 @@ from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.cost import price_usage
-from proxy.pricing.versions import Resolution, mismatch, resolve
+from proxy.pricing.tariff import DEEPSEEK, Host
+from proxy.pricing.versions import NO_ROUTES, Resolution, Routes, mismatch, resolve
 from proxy.usage import (
     METERED_APIS,
     BegunMark,
@@ -68,6 +69,12 @@ class Pricing(msgspec.Struct, frozen=True):
     catalog: Catalog
     instant: str = "end"
     holidays: Mapping[int, frozenset[date]] = {}
+    routes: Routes = NO_ROUTES
+    hosts: Mapping[str, Host] = {}
+
+    def host(self, upstream: str) -> Host:
+        """Whose prices hold for an upstream; DeepSeek's for one that nobody described."""
+        return self.hosts.get(upstream, DEEPSEEK)
 
 
 class _Counts(msgspec.Struct, frozen=True):
@@ -110,7 +117,7 @@ def make_record(
     counts = _counts(facts, seen, counted)
     instant_s = facts.end_s if pricing.instant == "end" else facts.start_s
     version = version_of(facts, seen, pricing)
-    charges = _charges(pricing, counts.usage, version.version, instant_s, facts.request.model)
+    charges = _charges(pricing, counts.usage, version.version, instant_s, facts)
     report = seen.report
     return UsageRecord(
         exchange_id=facts.exchange_id,
@@ -179,6 +186,7 @@ def version_of(facts: ExchangeFacts, seen: Reading, pricing: Pricing) -> Resolut
         fingerprint=seen.fingerprint,
         at_s=facts.start_s,
         api=facts.request.api,
+        routes=pricing.routes,
     )
 
 
@@ -215,8 +223,9 @@ def _may_have_cost(facts: ExchangeFacts) -> bool:
 
 
 def _charges(
-    pricing: Pricing, usage: TokenUsage | None, version: str, instant_s: float, model: str
+    pricing: Pricing, usage: TokenUsage | None, version: str, instant_s: float, facts: ExchangeFacts
 ) -> tuple[Charge, ...]:
     if usage is None:
         return ()
-    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays, model=model)
+    model, host = facts.request.model, pricing.host(facts.upstream)
+    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays, model=model, host=host)

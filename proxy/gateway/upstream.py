@@ -25,7 +25,7 @@ from yarl import URL
 
 from proxy.errors import RelayError, UpstreamBrokeError, UpstreamTimeoutError, UpstreamUnreachableError
 from proxy.gateway.framing import LAST_CHUNK, LineBreakError, chunk, request_head
-from proxy.gateway.headers import Passing
+from proxy.gateway.headers import Credential, Passing, RawHeaders
 from proxy.gateway.limits import ClientSide, Limits, Watch
 from proxy.settings import UpstreamSettings
 
@@ -143,10 +143,11 @@ class _Connector(aiohttp.TCPConnector):
 class Upstream:
     """A pool of connections to one host."""
 
-    def __init__(self, settings: UpstreamSettings, passing: Passing) -> None:
+    def __init__(self, settings: UpstreamSettings, credential: Credential) -> None:
         """Needs a running event loop. Raises OSError/ssl.SSLError for a CA file that cannot be read."""
         self._loop = asyncio.get_running_loop()
-        self._passing = passing
+        self._passing = Passing(credentials=credential.is_the_clients)
+        self._credential = credential.line
         self._limits = Limits(settings.idle_timeout_seconds, settings.total_timeout_seconds, self._loop)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds)
         base = URL(settings.url, encoded=True)
@@ -170,9 +171,10 @@ class Upstream:
         await self._fresh.close()
 
     async def send(
-        self, method: str, target: str, headers: bytes, body: bytes, *, chunked: bool, client: ClientSide
+        self, method: str, target: str, raw: RawHeaders, body: bytes, *, chunked: bool, client: ClientSide
     ) -> Answer:
         """Send a request and give its answer, which has to be closed. Raises RelayError if there is none, LineBreakError."""
+        headers = self._passing.of_request(raw) + self._credential
         watch = self._limits.watch(client)
         try:
             return await self._attempts(method, target, headers, body, chunked=chunked, watch=watch)

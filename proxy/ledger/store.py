@@ -158,6 +158,12 @@ class Store:
         taken_s = int(seconds) + int(micros) / 1e6
         return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers)
 
+    async def hashes(self, names: Sequence[str]) -> list[Mapping[bytes, bytes]]:
+        """The fields of some hashes, all at one instant; empty where there is none of a name."""
+        async with _translated():
+            answer = await self._snapshot(keys=[self.key(name) for name in ("epoch", "history", *names)])
+        return [_as_mapping(found) for found in answer[4:]]
+
     async def changes(self) -> list[Change]:
         """Every change that is kept, oldest first."""
         async with _translated():

@@ -73,7 +73,7 @@ class Batch(msgspec.Struct, frozen=True):
     relied_on: dict[str, int] = {}
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
     """What the rollups keep apart. The price ids are those of the charges, in their order."""
 
     upstream: str
@@ -142,7 +142,7 @@ def fold(
     `texts` are the records as JSON, where somebody has them already. `relied_on` goes into the batch as it is.
     """
     texts = texts or [msgspec.json.encode(record).decode() for record in records]
-    cells: dict[tuple[int, _Cell], _Sums] = defaultdict(_Sums)
+    cells: dict[tuple[int, Cell], _Sums] = defaultdict(_Sums)
     extras: _Extras = defaultdict(int)
     sightings: dict[str, tuple[float, float]] = {}
     for record in records:
@@ -176,6 +176,12 @@ def unreplayable(journal_id: str, first: int, last: int) -> Batch:
     return Batch(journal_id, first, last, [counted], {}, {}, [], [])
 
 
+def cell_of(field: str) -> tuple[Cell, str]:
+    """The cell and the measure (`n`, `t0`-`t3`, `USD0`-`USD3`, ...) of a rollup's field."""
+    head, bracket, measure = field.rpartition("]")
+    return msgspec.json.decode(head + bracket, type=Cell), measure
+
+
 def rollup_hash(granularity: str, start_s: int) -> str:
     """The name of a rollup's hash: `rollup:minute:…`, `rollup:hour:…`, `rollup:day:…`, by its UTC start in seconds."""
     return f"rollup:{granularity}:{start_s}"
@@ -186,9 +192,9 @@ def spend_hash(instant_s: float) -> str:
     return f"spend:{datetime.fromtimestamp(instant_s, UTC):%Y-%m}"
 
 
-def _cell(record: UsageRecord) -> _Cell:
+def _cell(record: UsageRecord) -> Cell:
     charges = record.charges
-    return _Cell(
+    return Cell(
         record.upstream,
         record.version,
         record.model,
@@ -230,7 +236,7 @@ def _note_sighting(record: UsageRecord, sightings: dict[str, tuple[float, float]
         sightings[field] = (min(first, record.end_s), max(last, record.end_s))
 
 
-def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: _Extras) -> Additions:
+def _totals(cells: dict[tuple[int, Cell], _Sums], extras: _Extras) -> Additions:
     fields: dict[str, int] = defaultdict(int, {field_of(parts): value for parts, value in extras.items()})
     for cell, sums in _without_minute(cells).items():
         _add_requests(cell, sums, fields)
@@ -240,13 +246,13 @@ def _totals(cells: dict[tuple[int, _Cell], _Sums], extras: _Extras) -> Additions
     return _additions("totals", 0, fields)
 
 
-def _add_requests(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
+def _add_requests(cell: Cell, sums: _Sums, fields: dict[str, int]) -> None:
     place = (cell.upstream, cell.version, cell.model)
     fields[series_field("requests_total", *place, cell.api, cell.outcome)] += sums.requests
     fields[series_field("app_requests_total", cell.app, cell.version)] += sums.requests
 
 
-def _add_tokens(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
+def _add_tokens(cell: Cell, sums: _Sums, fields: dict[str, int]) -> None:
     place = (cell.upstream, cell.version, cell.model)
     for kind, tokens in zip(KINDS, sums.tokens, strict=True):
         if tokens:
@@ -254,7 +260,7 @@ def _add_tokens(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
             fields[series_field("app_tokens_total", cell.app, cell.version, kind)] += tokens
 
 
-def _add_cost(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
+def _add_cost(cell: Cell, sums: _Sums, fields: dict[str, int]) -> None:
     place = (cell.upstream, cell.version, cell.model)
     for currency, nanos in sums.nanos.items():
         family = f"cost_{currency.lower()}_total"
@@ -267,7 +273,7 @@ def _add_cost(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
     fields[series_field("cost_uncertain_usd_total", cell.version)] += sums.uncertain.get("USD", 0)
 
 
-def _add_unpriced(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
+def _add_unpriced(cell: Cell, sums: _Sums, fields: dict[str, int]) -> None:
     place = (cell.upstream, cell.version, cell.model)
     priced = {currency for currency, _ in cell.price_ids}
     for currency in CURRENCIES:
@@ -278,14 +284,14 @@ def _add_unpriced(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
                 fields[series_field("unpriced_tokens_total", *place, kind, currency)] += tokens
 
 
-def _without_minute(cells: dict[tuple[int, _Cell], _Sums]) -> dict[_Cell, _Sums]:
-    merged: dict[_Cell, _Sums] = defaultdict(_Sums)
+def _without_minute(cells: dict[tuple[int, Cell], _Sums]) -> dict[Cell, _Sums]:
+    merged: dict[Cell, _Sums] = defaultdict(_Sums)
     for (_, cell), sums in cells.items():
         merged[cell].merge(sums)
     return merged
 
 
-def _rollups(cells: dict[tuple[int, _Cell], _Sums], retention: Retention) -> list[Additions]:
+def _rollups(cells: dict[tuple[int, Cell], _Sums], retention: Retention) -> list[Additions]:
     found: list[Additions] = []
     for granularity, width_s, kept_s in (
         ("minute", MINUTE_S, retention.minutes_s),
@@ -301,7 +307,7 @@ def _rollups(cells: dict[tuple[int, _Cell], _Sums], retention: Retention) -> lis
     return found
 
 
-def _add_rollup(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
+def _add_rollup(cell: Cell, sums: _Sums, fields: dict[str, int]) -> None:
     """A cell's measures: `n` exchanges, `t0`-`t3` tokens by kind, `USD0`-`USD3` nano-units by kind."""
     head = msgspec.json.encode(cell).decode()
     fields[f"{head}n"] += sums.requests
@@ -314,7 +320,7 @@ def _add_rollup(cell: _Cell, sums: _Sums, fields: dict[str, int]) -> None:
                 fields[f"{head}{currency}{index}"] += value
 
 
-def _spend(cells: dict[tuple[int, _Cell], _Sums]) -> list[Additions]:
+def _spend(cells: dict[tuple[int, Cell], _Sums]) -> list[Additions]:
     """What each version cost per quarter of an hour, in a hash per month."""
     months: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     expiries: dict[str, int] = {}
@@ -328,7 +334,7 @@ def _spend(cells: dict[tuple[int, _Cell], _Sums]) -> list[Additions]:
     return [_additions(month, expiries[month], fields) for month, fields in sorted(months.items())]
 
 
-def _running_sums(cells: dict[tuple[int, _Cell], _Sums]) -> dict[str, int]:
+def _running_sums(cells: dict[tuple[int, Cell], _Sums]) -> dict[str, int]:
     """What `verify` compares with the totals: records, tokens and nano-units of this journal."""
     sums: dict[str, int] = defaultdict(int)
     for cell in cells.values():

@@ -37,7 +37,12 @@ class Errors(NamedTuple):
     def plus(self, reported: int, estimated: int) -> "Errors":
         """With one more comparison."""
         off = abs(reported - estimated)
-        return Errors(self.checks + 1, self.reported + reported, self.estimated + estimated, self.off + off)
+        return self.together(Errors(1, reported, estimated, off))
+
+    def together(self, other: "Errors") -> "Errors":
+        """Of both samples."""
+        mine = zip(self, other, strict=True)
+        return Errors(*(one + another for one, another in mine))
 
 
 class _Means:

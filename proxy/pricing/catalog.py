@@ -77,13 +77,17 @@ Sheets = Mapping[str, Timeline[Sheet | None]]
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """Versions and tariffs. `sheets` goes from version and currency to the prices; `patterns` has the longest first."""
+    """Versions and tariffs. `sheets` goes from version and currency to the prices; `patterns` has the longest first.
+
+    `own_sheets` are the prices that hosts have of their own, by the host's name.
+    """
 
     versions: Mapping[str, VersionRow]
     aliases: Mapping[str, Timeline[str]]
     patterns: tuple[Pattern, ...]
     fingerprints: Mapping[str, str]
     sheets: Mapping[str, Mapping[str, Sheets]]
+    own_sheets: Mapping[str, Mapping[str, Mapping[str, Sheets]]]
     holidays: HolidayCalendar
     rows: tuple[Placed[Row], ...]
 
@@ -106,13 +110,20 @@ def parse_catalog(texts: Mapping[str, str], own: Mapping[str, str] = NO_TEXTS) -
     versions = _unique((placed.row.id, placed) for placed in _of(rows, VersionRow))
     _unique((placed.row.id, placed) for placed in _of(rows, PriceRow))
     aliases = _of(rows, AliasRow)
+    priced: list[Placed[ForVersions]] = [*_of(rows, PriceRow), *_of(rows, UnpricedRow)]
+    rules = _of(rows, RuleRow)
+    hosts = sorted({name for placed in priced for name in placed.row.upstreams})
     holidays = {year: days for file, text in own.items() for year, days in read_holidays(file, text).items()}
     return Catalog(
         versions={name: placed.row for name, placed in versions.items()},
         aliases=_aliases([placed for placed in aliases if not placed.row.api], versions),
         patterns=_patterns(aliases, versions),
         fingerprints=_fingerprints(_of(rows, FingerprintRow), versions),
-        sheets=_sheets([*_of(rows, PriceRow), *_of(rows, UnpricedRow)], _of(rows, RuleRow), versions),
+        sheets=_sheets([placed for placed in priced if not placed.row.upstreams], rules, versions),
+        own_sheets={
+            host: _sheets([placed for placed in priced if host in placed.row.upstreams], rules, versions)
+            for host in hosts
+        },
         holidays={**official_holidays(), **holidays},
         rows=rows,
     )

@@ -4,11 +4,12 @@ Rule: each kind is rounded half-even to whole nano-units once, here; every total
 only, because the sum over a billion records has to be exact and the same on every machine.
 """
 
+from itertools import chain
 from typing import Final
 
 from proxy.pricing.calendar import HolidayCalendar
 from proxy.pricing.catalog import Catalog
-from proxy.pricing.tariff import NO_HOLIDAYS, Rate, rate_at
+from proxy.pricing.tariff import DEEPSEEK, NO_HOLIDAYS, Host, Rate, price_lists, rate_at
 from proxy.usage import Charge, TokenUsage
 
 MILLION: Final = 1_000_000
@@ -35,11 +36,12 @@ def price_usage(
     holidays: HolidayCalendar = NO_HOLIDAYS,
     *,
     model: str = "",
+    host: Host = DEEPSEEK,
 ) -> tuple[Charge, ...]:
     """One charge for each currency in which `version`, asked for as `model`, has a price at the instant; none where it has no price."""
-    rates = (
-        rate_at(catalog, version, currency, at_s, holidays, model=model) for currency in catalog.sheets.get(version, ())
-    )
+    lists = price_lists(catalog, version, host)
+    wanted = lists[0] if len(lists) == 1 else dict.fromkeys(chain(*lists))
+    rates = (rate_at(catalog, version, currency, at_s, holidays, model=model, host=host) for currency in wanted)
     return tuple(charge(usage, rate) for rate in rates if rate is not None)
 
 

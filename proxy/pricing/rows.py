@@ -162,12 +162,14 @@ class PriceSheet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class ForVersions(DatedRow, frozen=True, kw_only=True):
     """What holds of some versions in one currency; with `names` only where one of these was asked for.
 
-    DeepSeek prices names: in 2025 one version cost less as deepseek-chat than as deepseek-reasoner.
+    DeepSeek prices names: in 2025 one version cost less as deepseek-chat than as deepseek-reasoner. `upstreams` are the hosts,
+    by their names in meter.toml, whose price it is; without any it is DeepSeek's own.
     """
 
     versions: Annotated[tuple[Name, ...], Meta(min_length=1)]
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
     names: tuple[Name, ...] = ()
+    upstreams: tuple[Name, ...] = ()
 
     @property
     def title(self) -> str:

@@ -17,7 +17,10 @@ from proxy.pricing.revisions import base_of, is_tag
 from proxy.usage import How, clean_label
 
 UNKNOWN_VERSION: Final = "unknown"
-NO_ROUTES: Final[Mapping[str, str]] = MappingProxyType({})
+Routes = Mapping[str, Mapping[str, str]]
+"""Which version an operator says answers: by upstream, then by the name asked for, which may end in `*`."""
+
+NO_ROUTES: Final[Routes] = MappingProxyType({})
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -36,11 +39,11 @@ def resolve(
     fingerprint: str,
     at_s: float,
     api: str = "",
-    routes: Mapping[str, str] = NO_ROUTES,
+    routes: Routes = NO_ROUTES,
 ) -> Resolution:
     """The version behind one exchange; `at_s` (seconds since the epoch) is the instant that decides aliases.
 
-    `api` is the dialect: on Anthropic's, names of other makers' models mean something. Empty strings stand for what was not sent. `routes` goes from `upstream/requested` or `requested` to a version.
+    `api` is the dialect: on Anthropic's, names of other makers' models mean something. Empty strings stand for what was not sent.
     """
     routed = _routed(routes, upstream, requested)
     if routed is not None:
@@ -61,7 +64,7 @@ def expected(
     at_s: float,
     upstream: str = "",
     api: str = "",
-    routes: Mapping[str, str] = NO_ROUTES,
+    routes: Routes = NO_ROUTES,
 ) -> str | None:
     """The version known before the upstream answered: a route's or the alias's; None where only the body can tell."""
     routed = _routed(routes, upstream, requested)
@@ -87,10 +90,15 @@ def without_host(name: str) -> str:
     return name.rpartition("/")[2] or name
 
 
-def _routed(routes: Mapping[str, str], upstream: str, requested: str) -> str | None:
-    if not routes:
+def _routed(routes: Routes, upstream: str, requested: str) -> str | None:
+    """What a configured route says: of the name as it stands, else of the longest beginning that fits."""
+    versions = routes.get(upstream) if routes else None
+    if not versions or not requested:
         return None
-    return routes.get(f"{upstream}/{requested}") or routes.get(requested) or None
+    if requested in versions:
+        return versions[requested] or None
+    fitting = [name for name in versions if name.endswith("*") and _fits(requested, name)]
+    return versions[max(fitting, key=len)] or None if fitting else None
 
 
 def _meant(catalog: Catalog, name: str, at_s: float, api: str) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 from console.given import report, snapshot
@@ -12,16 +13,20 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 from proxy.catalog_files import builtin_catalog
 from proxy.console import metrics
-from proxy.console.app import Console
+from proxy.console.app import Console, Upstreams
+from proxy.console.reconciliation import Account, Gap, Look
 from proxy.console.series import series_of, zeros_from_start
 from proxy.console.workers import Workers
 from proxy.errors import StoreUnavailableError
 from proxy.ledger.families import FAMILIES, PREFIX
 from proxy.ledger.tally import Retention, fold
 from proxy.pricing.catalog import in_force
+from proxy.pricing.fixed import FixedCost
+from proxy.pricing.tariff import Host
 from proxy.settings import Settings
 from proxy.usage import Band, Charge, Missing, Rule
 
+ACCOUNT = Account((Look(NOW_S, 10**9, 2 * 10**9, 0, 0),))
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PARSERS = {
     "text/plain": parser.text_string_to_metric_families,
@@ -45,6 +50,11 @@ TABLES = {**{name: family.labels for name, family in FAMILIES.items()}} | {
 HISTOGRAMS = {name for name, family in FAMILIES.items() if family.buckets} | set(metrics.PROCESS_HISTOGRAMS)
 
 
+def places(catalog, at_s):
+    """The default host with the versions in force."""
+    return [(Host("default"), version) for version, _ in in_force(catalog, at_s)]
+
+
 def shown(*, created=False):
     """Everything the console can show, at once."""
     catalog = builtin_catalog()
@@ -58,8 +68,10 @@ def shown(*, created=False):
         *metrics.global_families(series, created=created),
         *metrics.sighting_families(taken.sightings),
         *metrics.spend_families({("V", "today"): 1.5, ("V", "month"): 2.5}),
-        *metrics.price_families(catalog, "default", NOW_S),
+        *metrics.price_families(catalog, places(catalog, NOW_S), NOW_S),
         *metrics.limit_families({"V": 2.5}),
+        *metrics.balance_families({"USD": ACCOUNT}, dict.fromkeys(("USD", "CNY"), Gap(0.0, 3, 1, 2, 1))),
+        *metrics.fixed_families([FixedCost("default", "V", "gpu", 5 * 10**8)], NOW_S, ZoneInfo("UTC")),
         *metrics.process_families([report(0), report(1)], ([1, 2, *[0] * 10], 0.5), 3, 0.25),
         *metrics.estimate_families({("V", "prompt"): (5, 100, 98, 4)}, {"default": 2}),
     ]
@@ -152,7 +164,7 @@ def test_a_version_was_seen_first_and_last():
 @pytest.mark.parametrize(("at_s", "band"), [(NOW_S, "peak"), (NOW_S + 9 * 3600, "off_peak")])
 def test_prices_in_force_and_their_band(at_s, band):
     """Each version in force has a price per kind and band, and exactly one band is active."""
-    families = list(metrics.price_families(builtin_catalog(), "default", at_s))
+    families = list(metrics.price_families(builtin_catalog(), places(builtin_catalog(), at_s), at_s))
     active = values("price_band_active", families)
     prices = values("price_usd_per_million_tokens", families)
     flash = {key[2:]: value for key, value in prices.items() if key[1] == "DeepSeek-V4.1-Flash-1017"}
@@ -181,7 +193,8 @@ def test_processes_are_shown_by_their_slot():
 def console(store):
     workers = Workers()
     workers.take(report(0), 10**12)
-    return Console(Settings(), store, builtin_catalog, workers, wall_s=lambda: NOW_S)
+    upstreams = Upstreams({"default": Host("default")}, {})
+    return Console(Settings(), store, builtin_catalog, workers, upstreams=upstreams, wall_s=lambda: NOW_S)
 
 
 def test_without_the_store_the_global_families_are_left_out():

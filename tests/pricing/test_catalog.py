@@ -115,7 +115,7 @@ def test_every_instant_of_a_versions_life_has_one_row_per_currency(catalog, at_s
                 fitting = [row for row in rows if holds(row, version.id, currency, name, at_s)]
                 lives = version.from_s <= at_s < version.to_s
                 assert len(fitting) == 1 or (not lives and not fitting), (version.id, currency, name)
-                sheet = sheet_at(catalog, version.id, currency, at_s, name)
+                sheet = sheet_at(catalog, version.id, currency, at_s, model=name)
                 assert [row.id for row in fitting if isinstance(row, PriceRow)] == ([sheet.price_id] if sheet else [])
 
 
@@ -143,7 +143,7 @@ def test_a_name_means_one_version_at_most(catalog, at_s):
 def test_every_version_in_force_has_a_price_in_usd(catalog, at_s):
     """There is no second since V2 in which a name answers and costs nobody knows what."""
     for version, names in in_force(catalog, at_s):
-        assert all(sheet_at(catalog, version, "USD", at_s, name) for name in names)
+        assert all(sheet_at(catalog, version, "USD", at_s, model=name) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -81,13 +81,16 @@ def test_a_bare_fingerprint_is_compared_whole(catalog):
 
 def test_a_route_goes_before_everything(catalog):
     """What the operator configured is true, for one upstream or for all."""
-    routes = {"mine": "R", "there/mine": "S"}
+    routes = {"default": {"mine": "R", "my-*": "T", "my-own-*": "U"}, "there": {"mine": "S"}}
     known = "fp_a18b46594c"
 
     assert Resolution("R", How.ROUTE) == answered(catalog, requested="mine", fingerprint=known, routes=routes)
     assert Resolution("S", How.ROUTE) == answered(catalog, requested="mine", upstream="there", routes=routes)
     assert expected(catalog, requested="mine", at_s=NOW, upstream="there", routes=routes) == "S"
+    assert Resolution("T", How.ROUTE) == answered(catalog, requested="my-r1", routes=routes)
+    assert Resolution("U", How.ROUTE) == answered(catalog, requested="my-own-r1", routes=routes)
     assert answered(catalog, requested="other", fingerprint=known, routes=routes).how == How.FINGERPRINT
+    assert answered(catalog, requested="mine", upstream="elsewhere", routes=routes).how == How.REQUESTED_NAME
 
 
 @pytest.mark.parametrize(

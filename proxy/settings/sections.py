@@ -1,22 +1,17 @@
 """Every setting, once: section, key, type, default, bounds and help. README's table is generated from here.
 
-Order of precedence: command-line flags, then the environment (`METER_SECTION_KEY`), then `meter.toml`, then the defaults.
-Nothing is read here: texts and mappings come in as arguments, so that a test needs no files and no environment.
-A key that does not exist or a value of the wrong kind is an error that names the file or variable and what was
-expected; an unknown `METER_…` variable is only reported, because Kubernetes injects such names for a service called "meter".
+What one section can get wrong alone is refused by its types; what several can only get wrong together, by `loading`.
 """
 
-import ipaddress
-import tomllib
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from proxy.errors import SettingsError
+from proxy.settings.addresses import without_credentials
 
-ENVIRONMENT_PREFIX = "METER_"
+DEFAULT_UPSTREAM: Final = "default"
+"""The name of the upstream of `[upstream]` and `--upstream`."""
 
 _SECRETS = frozenset({"key_hash_secret"})
 
@@ -26,13 +21,6 @@ def _without_secret(name: str, value: object) -> str:
     if name in _SECRETS:
         return "'***'" if value else "''"
     return repr(without_credentials(value)) if name.endswith("url") and isinstance(value, str) else repr(value)
-
-
-def without_credentials(url: str) -> str:
-    """A URL as it may be shown: user and password are left out, and the query, where Redis takes them too."""
-    scheme, mark, rest = url.partition("://")
-    place, question, _ = rest.rpartition("@")[2].partition("?")
-    return f"{scheme}{mark}{'***@' if '@' in rest else ''}{place}{question and '?***'}"
 
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -58,6 +46,15 @@ class GatewaySettings(_Section, frozen=True):
     shutdown_grace_seconds: Annotated[
         float, Meta(ge=0, description="how long open exchanges may finish after a stop was asked for")
     ] = 30.0
+    mode: Annotated[
+        Literal["passthrough", "managed"],
+        Meta(
+            description="`passthrough`: the client's own key goes to the upstream; `managed`: clients have keys of ours, upstreams get theirs"
+        ),
+    ] = "passthrough"
+    client_keys_file: Annotated[
+        str, Meta(description="the clients' keys in managed mode, one `APP KEY` a line; read at the start")
+    ] = ""
     on_mismatch: Annotated[
         Literal["count", "refuse"],
         Meta(
@@ -105,6 +102,49 @@ class UpstreamSettings(_Section, frozen=True):
     ] = "abort"
     drain_seconds: Annotated[Seconds, Meta(description="longest time an exchange is drained")] = 120.0
     drain_tokens: Annotated[Count, Meta(description="most output tokens until which an exchange is drained")] = 8192
+    price_list: Annotated[
+        Literal["deepseek", "own"],
+        Meta(
+            description="whose prices hold: DeepSeek's, or only those that the catalog gives for this upstream by its name"
+        ),
+    ] = "deepseek"
+    accepts_client_keys: Annotated[
+        bool, Meta(description="the one upstream that the clients' own keys may go to, in passthrough mode")
+    ] = True
+    key_file: Annotated[
+        str,
+        Meta(description="file with the key of this upstream, for managed mode; `DEEPSEEK_API_KEY` for `[upstream]`"),
+    ] = ""
+    key_header: Annotated[
+        Literal["authorization", "x-api-key", "api-key"],
+        Meta(
+            description="header that carries that key: `authorization` (as a bearer), `x-api-key`, or Azure's `api-key`"
+        ),
+    ] = "authorization"
+
+
+class NamedUpstreamSettings(UpstreamSettings, frozen=True, kw_only=True):
+    """Another host of DeepSeek's models, `[[upstreams]]`: as `[upstream]`, for the requests whose model it lists.
+
+    `models` are the names that go there, as clients ask for them; one may end in `*`. `version` is what answers under all
+    of them, `versions` what answers under single ones; without either it is told from the answer, as everywhere.
+    """
+
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    url: Annotated[str, Meta(pattern="^https?://")]
+    models: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(min_length=1)]
+    version: Annotated[str, Meta(max_length=128)] = ""
+    versions: dict[str, str] = {}
+    habits: Literal["deepseek", "other"] = "other"
+    price_list: Literal["deepseek", "own"] = "own"
+    accepts_client_keys: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses (ValueError) a `*` anywhere but at the end of a name, and versions of names that do not go here."""
+        if any("*" in name[:-1] for name in self.models):
+            raise ValueError("models: a * may stand only at the end of a name")
+        if strangers := self.versions.keys() - set(self.models):
+            raise ValueError(f"versions: {', '.join(sorted(strangers))} is not among models")
 
 
 class ConsoleSettings(_Section, frozen=True):
@@ -207,6 +247,23 @@ class PricingSettings(_Section, frozen=True):
     instant: Annotated[Literal["end", "start"], Meta(description="which instant of an exchange decides its price")] = (
         "end"
     )
+    billing_currency: Annotated[
+        Literal["USD", "CNY"], Meta(description="the currency the account is billed in: its balance is compared")
+    ] = "USD"
+
+
+class BalanceSettings(_Section, frozen=True):
+    """The account's balance against the metered cost. The key is `DEEPSEEK_API_KEY`, or in a file; without one nothing is asked."""
+
+    key_file: Annotated[
+        str, Meta(description="file with the account's key, for `GET /user/balance` alone; empty: `DEEPSEEK_API_KEY`")
+    ] = ""
+    poll_seconds: Annotated[
+        float, Meta(ge=0, description="how often the console asks the upstream for the balance; 0: never")
+    ] = 600.0
+    settle_seconds: Annotated[
+        float, Meta(ge=0, description="how late a balance may settle; cost of that time explains a gap")
+    ] = 1800.0
 
 
 class LogSettings(_Section, frozen=True):
@@ -218,10 +275,36 @@ class LogSettings(_Section, frozen=True):
     format: Annotated[Literal["json", "text"], Meta(description="`json`: one object a line; `text`: readable")] = "text"
 
 
+class FixedCostSettings(_Section, frozen=True):
+    """A cost by the clock: so many dollars per hour or per month, times `count` (of GPUs, of people's hours)."""
+
+    usd_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    usd_per_month: Annotated[float, Meta(ge=0)] | None = None
+    count: Annotated[float, Meta(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses (ValueError) none of the two, and both."""
+        if (self.usd_per_hour is None) == (self.usd_per_month is None):
+            raise ValueError("expected one of usd_per_hour and usd_per_month")
+
+
+class FixedSettings(_Section, frozen=True):
+    """What a version costs by the clock: `[versions.X.fixed]`. `upstream` is where it runs, if that is not told by a route."""
+
+    ITEMS: ClassVar[tuple[str, ...]] = ("gpu", "storage", "upkeep", "validation")
+
+    upstream: str = ""
+    gpu: FixedCostSettings | None = None
+    storage: FixedCostSettings | None = None
+    upkeep: FixedCostSettings | None = None
+    validation: FixedCostSettings | None = None
+
+
 class VersionSettings(_Section, frozen=True):
     """What an operator sets for one version: `[versions."DeepSeek-V4-Pro-0813"]`. Has no environment variable."""
 
     spend_limit_usd_per_hour: Annotated[float, Meta(gt=0)] | None = None
+    fixed: FixedSettings | None = None
 
 
 class AppSettings(_Section, frozen=True):
@@ -237,135 +320,23 @@ class Settings(_Section, frozen=True):
 
     gateway: GatewaySettings = GatewaySettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    upstreams: tuple[NamedUpstreamSettings, ...] = ()
     console: ConsoleSettings = ConsoleSettings()
     store: StoreSettings = StoreSettings()
     journal: JournalSettings = JournalSettings()
     metering: MeteringSettings = MeteringSettings()
     pricing: PricingSettings = PricingSettings()
+    balance: BalanceSettings = BalanceSettings()
     log: LogSettings = LogSettings()
     versions: dict[str, VersionSettings] = {}
     apps: dict[str, AppSettings] = {}
 
+    def all_upstreams(self) -> dict[str, UpstreamSettings]:
+        """Every upstream by its name, the one of `[upstream]` first."""
+        return {DEFAULT_UPSTREAM: self.upstream, **{one.name: one for one in self.upstreams}}
 
-_NAMED: Final = frozenset({"versions", "apps"})
+
+_NAMED: Final = frozenset({"versions", "apps", "upstreams"})
 """Sections of which there is one per name."""
 
 SECTIONS = tuple(field for field in msgspec.structs.fields(Settings) if field.name not in _NAMED)
-
-
-class SettingRow(msgspec.Struct, frozen=True):
-    """One row of the settings table: everything a reader of the docs wants to know of a key."""
-
-    section: str
-    key: str
-    variable: str
-    default: Any
-    help: str
-
-
-def setting_rows() -> Iterator[SettingRow]:
-    """Every setting, in the order of this file."""
-    for section in SECTIONS:
-        hints = get_type_hints(section.type, include_extras=True)
-        for field in msgspec.structs.fields(section.type):
-            variable = variable_name(section.name, field.name)
-            yield SettingRow(section.name, field.name, variable, field.default, _description(hints[field.name]))
-
-
-def variable_name(section: str, key: str) -> str:
-    """The environment variable of a setting: `METER_UPSTREAM_URL` for `[upstream] url`."""
-    return f"{ENVIRONMENT_PREFIX}{section}_{key}".upper()
-
-
-def load_settings(
-    *,
-    toml_text: str = "",
-    toml_name: str = "meter.toml",
-    environment: Mapping[str, str] | None = None,
-    flags: Mapping[tuple[str, str], Any] | None = None,
-) -> Settings:
-    """Settings from the text of a file, an environment and flags (`{("gateway", "workers"): 4}`; None = not given).
-
-    Raises SettingsError for the first thing that is wrong, naming the file or variable, the key and what was expected.
-    """
-    tables = _parse_toml(toml_text, toml_name)
-    _convert(tables, toml_name)
-    for row in setting_rows():
-        text = (environment or {}).get(row.variable)
-        if text is not None:
-            tables.setdefault(row.section, {})[row.key] = _from_variable(row, text)
-    for (section, key), value in (flags or {}).items():
-        if value is not None:
-            tables.setdefault(section, {})[key] = value
-    return _convert(tables, "command line")
-
-
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Names that begin like our variables and are none: most likely misspelt."""
-    known = {row.variable for row in setting_rows()}
-    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
-
-
-def split_address(address: str, setting: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`; SettingsError names `setting` where it is neither."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{setting}: expected HOST:PORT, got {address!r}")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address only this machine can reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _parse_toml(text: str, name: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{name}: not valid TOML: {error}") from error
-
-
-def _convert(tables: Mapping[str, Any], where: str) -> Settings:
-    try:
-        return msgspec.convert(tables, Settings)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {_readable(error)}") from error
-
-
-def _from_variable(row: SettingRow, text: str) -> Any:
-    """The value of an environment variable, checked against its setting alone. Lists are separated by commas."""
-    section_type = {field.name: field.type for field in SECTIONS}[row.section]
-    hint = get_type_hints(section_type, include_extras=True)[row.key]
-    raw: Any = [part.strip() for part in text.split(",") if part.strip()] if isinstance(row.default, tuple) else text
-    try:
-        return msgspec.convert(raw, hint, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{row.variable}: {_readable(error)}") from error
-
-
-def _readable(error: msgspec.ValidationError) -> str:
-    """`[upstream] idle_timeout_seconds: Expected …` out of msgspec's `Expected … - at `$.upstream.idle_timeout_seconds``."""
-    message, _, path = str(error).partition(" - at `$")
-    section, _, key = path.rstrip("`").lstrip(".").partition(".")
-    if "unknown field" in message:
-        key = message.split("`")[1]
-        if not section:
-            section, key = key, ""
-        message = "unknown; `deepseek-meter serve --help` and the README list what there is"
-    place = f"[{section}] {key}".strip() if section else ""
-    return f"{place}: {message}" if place else message
-
-
-def _description(hint: Any) -> str:
-    """The help text in a (nested) `Annotated[...]`."""
-    if get_origin(hint) is Annotated:
-        for meta in get_args(hint)[1:]:
-            if isinstance(meta, Meta) and meta.description:
-                return meta.description
-    return ""

@@ -1,0 +1,85 @@
+"""What `check` says: what somebody should look at in the catalog, the calendar, and the traffic of the last 30 days."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Final
+
+from proxy.child import journals_dir
+from proxy.errors import StoreUnavailableError
+from proxy.gateway_process import open_store
+from proxy.installation import store_url
+from proxy.ledger.tally import DAY_S, cell_of, rollup_hash
+from proxy.pricing.catalog import Catalog, overdue
+from proxy.settings import Settings
+
+ANNOUNCED_IN_MONTH: Final = 11
+"""The State Council announces the next year's holidays in November."""
+
+LOOKED_BACK_DAYS: Final = 30
+
+
+def to_look_at(catalog: Catalog, now: datetime) -> list[str]:
+    """Rows past their review, and a year without holidays that has begun or is near."""
+    found = [f"catalog: {line}" for line in overdue(catalog, now.timestamp(), now.date())]
+    return found + [_no_holidays(year) for year in _years_wanted(now.date()) if year not in catalog.holidays]
+
+
+def unpriced_traffic(settings: Settings, now: datetime) -> list[str]:
+    """The models of the last 30 days without a price in dollars. Raises StoreUnavailableError, MeterError.
+
+    Empty where this data dir has seen no traffic yet: there is nothing to ask, and no store to be started for it.
+    """
+    if not settings.store.redis_url and not journals_dir(settings).is_dir():
+        return []
+    with store_url(settings) as url:
+        days = asyncio.run(_days(settings, url, now.timestamp()))
+    return unpriced(days)
+
+
+def unpriced(days: Iterable[Mapping[bytes, bytes]]) -> list[str]:
+    """A line for each model whose tokens have no price in dollars, by the rollups per day."""
+    tokens: dict[tuple[str, str, str], int] = defaultdict(int)
+    for day in days:
+        for field, value in day.items():
+            cell, measure = cell_of(field.decode())
+            if measure.startswith("t") and not any(currency == "USD" for currency, _ in cell.price_ids):
+                tokens[cell.model, cell.version, cell.upstream] += int(value)
+    return [
+        f"prices: {model} ({version} at {upstream}) had {count:,} tokens without a USD price in the last "
+        f"{LOOKED_BACK_DAYS} days; docs/prices.md says how to add one, `reprice` how to rate them again"
+        for (model, version, upstream), count in sorted(tokens.items())
+        if count
+    ]
+
+
+async def _days(settings: Settings, url: str, now_s: float) -> list[Mapping[bytes, bytes]]:
+    today = int(now_s) // DAY_S * DAY_S
+    store = open_store(settings, url)
+    try:
+        return await store.hashes([rollup_hash("day", today - DAY_S * ago) for ago in range(LOOKED_BACK_DAYS)])
+    finally:
+        await store.close()
+
+
+def store_lines(settings: Settings, now: datetime) -> list[str]:
+    """As `unpriced_traffic`; a store that does not answer is something to look at, no error."""
+    try:
+        return unpriced_traffic(settings, now)
+    except StoreUnavailableError as error:
+        place = "[store] redis_url" if settings.store.redis_url else Path(settings.store.data_dir)
+        return [f"store: {place}: the models of the last {LOOKED_BACK_DAYS} days could not be asked for: {error}"]
+
+
+def _years_wanted(today: date) -> list[int]:
+    """This year, and the next one once its calendar is to be expected."""
+    return [today.year, today.year + 1] if today.month > ANNOUNCED_IN_MONTH else [today.year]
+
+
+def _no_holidays(year: int) -> str:
+    return (
+        f"holidays: nobody has published {year}; weekdays inside a peak window are charged at the peak price and counted as "
+        f"uncertain. Add [holidays] {year} = [dates] to [pricing] catalog_file, or a newer chinesecalendar"
+    )

@@ -1,0 +1,55 @@
+"""Settings as one typed table: what there is (`sections`), where it comes from (`loading`), and addresses in it."""
+
+from proxy.settings.addresses import is_loopback, split_address, without_credentials
+from proxy.settings.loading import (
+    ENVIRONMENT_PREFIX,
+    SettingRow,
+    load_settings,
+    setting_rows,
+    unknown_variables,
+    variable_name,
+)
+from proxy.settings.sections import (
+    DEFAULT_UPSTREAM,
+    AppSettings,
+    BalanceSettings,
+    ConsoleSettings,
+    FixedSettings,
+    GatewaySettings,
+    JournalSettings,
+    LogSettings,
+    MeteringSettings,
+    NamedUpstreamSettings,
+    PricingSettings,
+    Settings,
+    StoreSettings,
+    UpstreamSettings,
+    VersionSettings,
+)
+
+__all__ = [
+    "DEFAULT_UPSTREAM",
+    "ENVIRONMENT_PREFIX",
+    "AppSettings",
+    "BalanceSettings",
+    "ConsoleSettings",
+    "FixedSettings",
+    "GatewaySettings",
+    "JournalSettings",
+    "LogSettings",
+    "MeteringSettings",
+    "NamedUpstreamSettings",
+    "PricingSettings",
+    "SettingRow",
+    "Settings",
+    "StoreSettings",
+    "UpstreamSettings",
+    "VersionSettings",
+    "is_loopback",
+    "load_settings",
+    "setting_rows",
+    "split_address",
+    "unknown_variables",
+    "variable_name",
+    "without_credentials",
+]

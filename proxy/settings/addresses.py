@@ -1,0 +1,30 @@
+"""Addresses in settings: where something listens, and how a URL may be shown."""
+
+import ipaddress
+
+from proxy.errors import SettingsError
+
+
+def without_credentials(url: str) -> str:
+    """A URL as it may be shown: user and password are left out, and the query, where Redis takes them too."""
+    scheme, mark, rest = url.partition("://")
+    place, question, _ = rest.rpartition("@")[2].partition("?")
+    return f"{scheme}{mark}{'***@' if '@' in rest else ''}{place}{question and '?***'}"
+
+
+def split_address(address: str, setting: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; SettingsError names `setting` where it is neither."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{setting}: expected HOST:PORT, got {address!r}")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

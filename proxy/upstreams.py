@@ -1,0 +1,93 @@
+"""What the settings of the upstreams mean to others: which version a name is, whose prices hold, and where the keys lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from proxy.errors import SettingsError
+from proxy.gateway.hosts import Routing
+from proxy.gateway.keys import key_line, read_client_keys
+from proxy.pricing.tariff import Host
+from proxy.pricing.versions import Routes
+from proxy.settings import DEFAULT_UPSTREAM, NamedUpstreamSettings, Settings
+
+DEFAULT_KEY_VARIABLE: Final = "DEEPSEEK_API_KEY"
+
+
+def routes_of(settings: Settings) -> Routes:
+    """The versions the operator says answer, by upstream and name."""
+    routes = {one.name: _versions(one) for one in settings.upstreams}
+    return {name: versions for name, versions in routes.items() if versions}
+
+
+def routing_of(settings: Settings) -> Routing:
+    """Which upstream answers for which name."""
+    return Routing({one.name: one.models for one in settings.upstreams})
+
+
+def price_hosts_of(settings: Settings) -> dict[str, Host]:
+    """Whose prices hold for each upstream."""
+    every = settings.all_upstreams().items()
+    return {name: Host(name, follows_deepseek=one.price_list == "deepseek") for name, one in every}
+
+
+class Keys(NamedTuple):
+    """Apps by the clients' keys, and keys by upstream. Never shown."""
+
+    clients: dict[str, str]
+    upstreams: dict[str, str]
+    balance: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Keys of {len(self.clients)} clients and {len(self.upstreams)} upstreams>"
+
+
+def keys_of(settings: Settings, environment: Mapping[str, str]) -> Keys:
+    """The keys of the managed mode, and the one to ask for the balance with. Raises SettingsError for what cannot be used."""
+    balance = _balance_key(settings, environment)
+    if settings.gateway.mode == "passthrough":
+        return Keys({}, {}, balance)
+    path = settings.gateway.client_keys_file
+    clients = read_client_keys(_text_of(path, "[gateway] client_keys_file"), path)
+    keys = upstream_keys(settings, environment)
+    for name, key in keys.items():
+        key_line(
+            settings.all_upstreams()[name].key_header, key
+        )  # one that cannot stand in a header is refused at the start
+    return Keys(clients, keys, balance)
+
+
+def upstream_keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The key of each upstream that has one. Raises SettingsError for a file that cannot be read or is empty."""
+    found = {name: _key_in(one.key_file) for name, one in settings.all_upstreams().items() if one.key_file}
+    default = environment.get(DEFAULT_KEY_VARIABLE, "").strip()
+    return {DEFAULT_UPSTREAM: default, **found} if default else found
+
+
+def _balance_key(settings: Settings, environment: Mapping[str, str]) -> str:
+    if not settings.balance.poll_seconds:
+        return ""
+    path = settings.balance.key_file
+    key = _key_in(path) if path else environment.get(DEFAULT_KEY_VARIABLE, "").strip()
+    if key:
+        key_line("authorization", key)
+    return key
+
+
+def _versions(upstream: NamedUpstreamSettings) -> dict[str, str]:
+    named = {model: upstream.versions.get(model, upstream.version) for model in upstream.models}
+    return {model: version for model, version in named.items() if version}
+
+
+def _key_in(path: str) -> str:
+    key = _text_of(path, "key_file").strip()
+    if not key:
+        raise SettingsError(f"key_file {path}: is empty")
+    return key
+
+
+def _text_of(path: str, setting: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{setting} {path}: cannot be read: {error}") from error
