@@ -248,3 +248,41 @@ def error_of(**given):
     with pytest.raises(SettingsError) as raised:
         load_settings(**given)
     return str(raised.value)
+
+
+UPSTREAM = '[[upstreams]]\nname = "{name}"\nurl = "http://h"\nmodels = ["{model}"]\n'
+MANAGED = '[gateway]\nmode = "managed"\nclient_keys_file = "keys"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (UPSTREAM.format(name="default", model="a"), "default already"),
+        (UPSTREAM.format(name="a", model="m") + UPSTREAM.format(name="a", model="n"), "upstream a already"),
+        (UPSTREAM.format(name="a", model="m") + UPSTREAM.format(name="b", model="m"), "m goes to a already"),
+        (UPSTREAM.format(name="a", model="m*n"), "at the end"),
+        (UPSTREAM.format(name="a b", model="m"), "name"),
+        (UPSTREAM.format(name="a", model="m") + 'versions = { n = "V" }\n', "not among models"),
+        (UPSTREAM.format(name="a", model="m") + "accepts_client_keys = true\n", "one upstream"),
+        (UPSTREAM.format(name="a", model="m") + 'key_file = "k"\n', "managed"),
+        ('[upstream]\nkey_file = "k"\n', "managed"),
+        ('[gateway]\nmode = "managed"\n', "client_keys_file"),
+        ('[[upstreams]]\nname = "a"\nurl = "http://h"\nmodels = []\n', "models"),
+        ('[[upstreams]]\nname = "a"\nmodels = ["m"]\n', "url"),
+    ],
+)
+def test_upstreams_that_cannot_stand_side_by_side(text, word):
+    """Keys to the wrong host, names of two hosts: refused at the start, with the place."""
+    with pytest.raises(SettingsError, match=word):
+        load_settings(toml_text=text)
+
+
+def test_upstreams_that_can():
+    """Another host may take the clients' keys, if the default does not; in managed mode each may have its own."""
+    other = UPSTREAM.format(name="a", model="m*")
+    moved = load_settings(toml_text=f"[upstream]\naccepts_client_keys = false\n{other}accepts_client_keys = true\n")
+    managed = load_settings(toml_text=f'{MANAGED}{other}key_file = "k"\n')
+
+    assert list(moved.all_upstreams()) == ["default", "a"]
+    assert managed.upstreams[0].habits == "other"
+    assert managed.upstreams[0].price_list == "own"

@@ -31,6 +31,17 @@ MUTATIONS = {
     "a change is news for an hour": ("alerts.yml", "< 86400", "< 3600"),
     "the version itself is a change": ("alerts.yml", '{version=~".+[+].+"}', ""),
     "failed requests have a build": ("recording.yml", '{outcome!~"upstream_error|refused"}', ""),
+    "cents are a gap": ("alerts.yml", "_usd:max) > 1", "_usd:max) > 0.1"),
+    "ten dollars are no gap": ("alerts.yml", "_usd:max) > 1", "_usd:max) > 10"),
+    "too little metered only": (
+        "alerts.yml",
+        "abs(global:deepseek_meter_balance_gap_usd:max)",
+        "global:deepseek_meter_balance_gap_usd:max",
+    ),
+    "yuan are dollars": ("alerts.yml", "_cny:max) > 7", "_cny:max) > 1"),
+    "yuan are not looked at": ("alerts.yml", "_cny:max) > 7", "_cny:max) > 700"),
+    "a gap fires at once": ("alerts.yml", "for: 1h", "for: 0m"),
+    "a gap fires later": ("alerts.yml", "for: 1h", "for: 3h"),
     "store down fires later": ("alerts.yml", "for: 2m", "for: 20m"),
     "store down fires at once": ("alerts.yml", "for: 2m", "for: 0m"),
     "store up is taken for down": ("alerts.yml", "store_up == 0", "store_up == 1"),
@@ -157,11 +168,15 @@ def test_alerts_read_what_is_recorded(alerts, recording, exported):
         assert set(RAW.findall(alert["expr"])) <= {"deepseek_meter_store_up"} & set(exported), name
 
 
-def test_two_alerts_watch_the_spend_of_a_version(alerts):
-    """One for too much of it, one for spend that cannot be seen; both name the version."""
+def test_alerts_watch_the_spend(alerts):
+    """One for too much of it, one for spend that cannot be seen, both by version; one for the account as a whole."""
     spend = {name for name, alert in alerts.items() if alert["labels"]["category"] == "spend"}
-    assert spend == {"DeepseekMeterVersionSpendAboveLimit", "DeepseekMeterVersionTokensUnpriced"}
-    assert all("$labels.version" in alerts[name]["annotations"]["summary"] for name in spend)
+    assert spend == {
+        "DeepseekMeterVersionSpendAboveLimit",
+        "DeepseekMeterVersionTokensUnpriced",
+        "DeepseekMeterBalanceGap",
+    }
+    assert all("$labels.version" in alerts[name]["annotations"]["summary"] for name in spend if "Version" in name)
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do(alerts):
