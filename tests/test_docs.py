@@ -1,0 +1,48 @@
+"""The examples in docs/ are used as they stand: a reader who copies one gets what the text says."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from proxy.catalog_files import catalog_with
+from proxy.pricing.fixed import fixed_costs
+from proxy.settings import NamedUpstreamSettings, load_settings
+
+DOCS = Path(__file__).parent.parent / "docs"
+TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+
+
+def example(name):
+    (text,) = TOML.findall((DOCS / name).read_text("utf-8"))
+    return text
+
+
+def test_the_upstreams_of_the_docs_are_settings():
+    """Two hosts, a managed gateway and three costs by the clock."""
+    settings = load_settings(toml_text=example("upstreams.md"))
+
+    assert [one.name for one in settings.upstreams] == ["own", "azure"]
+    assert {one.upstream for one in fixed_costs(settings)} == {"own"}
+    defaults = {field.name: field.default for field in msgspec.structs.fields(NamedUpstreamSettings)}
+    assert (defaults["habits"], defaults["price_list"]) == ("other", "own")
+
+
+def test_the_catalog_of_the_docs_is_one(tmp_path):
+    """With the version, the contract, another host's price and the holidays it shows."""
+    (tmp_path / "own.toml").write_text(example("prices.md"))
+    catalog = catalog_with(str(tmp_path / "own.toml"))
+
+    assert "my-r1" in catalog.versions
+    assert list(catalog.own_sheets) == ["azure"]
+    assert 2027 in catalog.holidays
+    assert tomllib.loads(example("prices.md"))["price"][0]["id"] == "contract-2026"
+
+
+def test_links_between_the_docs_lead_somewhere():
+    """README and docs name files that are there."""
+    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        for target in LINK.findall(page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
