@@ -120,6 +120,18 @@ def test_a_top_up_makes_no_gap(amount):
     assert abs(top_up.nanos - amount * NANO) < 2 * NANO
 
 
+def test_top_ups_at_every_look_make_no_gap():
+    """What was spent in between cannot be seen; it is taken to be what was metered."""
+    world = World()
+    world.granted = 0
+    world.poll(30)
+    for _ in range(20):
+        world.topped_up += 20 * NANO
+        assert world.poll().nanos == 0
+
+    assert len(world.account.top_ups) == 20
+
+
 def test_a_top_up_hides_no_gap():
     """What others spend before and behind it still shows."""
     world = World(others=NANO)

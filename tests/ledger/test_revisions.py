@@ -173,16 +173,15 @@ def test_after_a_rollback_the_old_answer_is_offered(shelf, journal):
     async def after(store):
         revisions = Revisions(store)
         revisions.offer(Notes(writer.path))
-        late = journal("k", record(5, fingerprint=THIRD), record(6, fingerprint=OLD))
+        late = journal("k", *(record(n, fingerprint=THIRD) for n in (5, 6, 7)), record(8, fingerprint=OLD))
         async with shipping(store, late, revisions) as shipper:
-            await shipper.ship(2)
+            await shipper.ship(4)
         async with shipping(store, writer, revisions) as shipper:
             await shipper.ship(4)
 
     shelf.run(after)
 
-    assert shelf.totals()["requests_total", "default", "V+r3", "m", "chat", "complete"] == 2
-    assert versions(shelf) == {"V": 2, "V+r2": 2, "V+r3": 2}
+    assert versions(shelf) == {"V": 2, "V+r2": 2, "V+r3": 4}
     assert counted.keys() == shelf.totals().keys()
 
 
