@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from proxy.child import journals_dir
-from proxy.errors import StoreUnavailableError
+from proxy.errors import MeterError
 from proxy.gateway_process import open_store
 from proxy.installation import store_url
 from proxy.ledger.tally import DAY_S, cell_of, rollup_hash
 from proxy.pricing.catalog import Catalog, overdue
 from proxy.settings import Settings
+from proxy.upstreams import Keys, missing_keys
 
 ANNOUNCED_IN_MONTH: Final = 11
 """The State Council announces the next year's holidays in November."""
@@ -28,7 +29,7 @@ def to_look_at(catalog: Catalog, now: datetime) -> list[str]:
 
 
 def unpriced_traffic(settings: Settings, now: datetime) -> list[str]:
-    """The models of the last 30 days without a price in dollars. Raises StoreUnavailableError, MeterError.
+    """The models of the last 30 days without a price. Raises StoreUnavailableError, MeterError, OSError.
 
     Empty where this data dir has seen no traffic yet: there is nothing to ask, and no store to be started for it.
     """
@@ -36,19 +37,19 @@ def unpriced_traffic(settings: Settings, now: datetime) -> list[str]:
         return []
     with store_url(settings) as url:
         days = asyncio.run(_days(settings, url, now.timestamp()))
-    return unpriced(days)
+    return unpriced(days, settings.pricing.billing_currency)
 
 
-def unpriced(days: Iterable[Mapping[bytes, bytes]]) -> list[str]:
-    """A line for each model whose tokens have no price in dollars, by the rollups per day."""
+def unpriced(days: Iterable[Mapping[bytes, bytes]], billed_in: str) -> list[str]:
+    """A line for each model whose tokens have no price in the currency that is billed, by the rollups per day."""
     tokens: dict[tuple[str, str, str], int] = defaultdict(int)
     for day in days:
         for field, value in day.items():
             cell, measure = cell_of(field.decode())
-            if measure.startswith("t") and not any(currency == "USD" for currency, _ in cell.price_ids):
+            if measure.startswith("t") and not any(currency == billed_in for currency, _ in cell.price_ids):
                 tokens[cell.model, cell.version, cell.upstream] += int(value)
     return [
-        f"prices: {model} ({version} at {upstream}) had {count:,} tokens without a USD price in the last "
+        f"prices: {model} ({version} at {upstream}) had {count:,} tokens without a {billed_in} price in the last "
         f"{LOOKED_BACK_DAYS} days; docs/prices.md says how to add one, `reprice` how to rate them again"
         for (model, version, upstream), count in sorted(tokens.items())
         if count
@@ -59,18 +60,38 @@ async def _days(settings: Settings, url: str, now_s: float) -> list[Mapping[byte
     today = int(now_s) // DAY_S * DAY_S
     store = open_store(settings, url)
     try:
-        return await store.hashes([rollup_hash("day", today - DAY_S * ago) for ago in range(LOOKED_BACK_DAYS)])
+        # One day a call: thirty at once would hold up Redis, and everybody who asks it, for a second.
+        return [await store.hash(rollup_hash("day", today - DAY_S * ago)) for ago in range(LOOKED_BACK_DAYS)]
     finally:
         await store.close()
 
 
 def store_lines(settings: Settings, now: datetime) -> list[str]:
-    """As `unpriced_traffic`; a store that does not answer is something to look at, no error."""
+    """As `unpriced_traffic`; a store that does not answer, or a data dir of somebody else, is something to look at, no error."""
     try:
         return unpriced_traffic(settings, now)
-    except StoreUnavailableError as error:
+    except (MeterError, OSError) as error:
         place = "[store] redis_url" if settings.store.redis_url else Path(settings.store.data_dir)
         return [f"store: {place}: the models of the last {LOOKED_BACK_DAYS} days could not be asked for: {error}"]
+
+
+def settings_to_look_at(settings: Settings, catalog: Catalog, keys: Keys) -> list[str]:
+    """What is valid and cannot do what it is there for: names that nothing else has, an upstream that lacks its key."""
+    upstreams = settings.all_upstreams()
+    named = {name for one in settings.upstreams for name in (one.version, *one.versions.values())} | set(
+        catalog.versions
+    )
+    found = [
+        f'settings: [versions."{version}"]: the catalog has no such version, and no upstream is said to answer with it'
+        for version in settings.versions
+        if version not in named
+    ]
+    found += [
+        f"catalog: prices of the upstream {name}: there is none of this name"
+        for name in catalog.own_sheets
+        if name not in upstreams
+    ]
+    return found + missing_keys(settings, keys)
 
 
 def _years_wanted(today: date) -> list[int]:

@@ -51,6 +51,8 @@ class ConsoleOrders(msgspec.Struct, frozen=True):
     listen_fd: int
     report_fd: int
     balance_key: str = ""
+    account: str = ""
+    """A keyed hash of the key and its host: another account's balance is not to be compared with this one's."""
 
     def __repr__(self) -> str:
         return f"<ConsoleOrders store={without_credentials(self.redis_url)}>"
@@ -117,19 +119,25 @@ def journals_dir(settings: Settings) -> Path:
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Logs as one line per fact on standard error: JSON, or readable."""
+    """Logs as one line per fact on standard error: JSON, or readable.
+
+    A traceback shows where, never with what: local variables hold prompts, answers and keys.
+    """
     renderer = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    tracebacks = structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
-            if settings.format == "json"
-            else structlog.processors.StackInfoRenderer(),
+            tracebacks if settings.format == "json" else structlog.processors.StackInfoRenderer(),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),

@@ -20,13 +20,13 @@ from rich.table import Table
 
 from proxy import verify_command
 from proxy.catalog_files import catalog_with
-from proxy.check_command import store_lines, to_look_at
+from proxy.check_command import settings_to_look_at, store_lines, to_look_at
 from proxy.child import configure_logging
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
 from proxy.errors import MeterError, SettingsError
 from proxy.gateway_process import open_store
-from proxy.price_command import Where, price_row
+from proxy.price_command import Asked, Where, price_row
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
@@ -104,7 +104,6 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
         ("console", "new_series_hold_seconds"): 0.0,
         ("upstream", "url"): f"http://{simulator}",
         ("store", "data_dir"): data_dir,
-        ("balance", "poll_seconds"): 0.0,  # a key in the environment is not for the simulator
     }
     settings = load_settings(environment=os.environ, flags=flags)
     companion = Child("demo", "proxy.demo_process", DemoOrders(simulator, f"http://{listen}", rate, settings.log))
@@ -116,16 +115,33 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
 @click.option("--at", help="Instant, ISO 8601, UTC unless it says otherwise.  [default: now]")
 @click.option("--model", default="", help="Name as requested, e.g. deepseek-flash.")
 @click.option("--version", "version_id", default="", help="Catalog version, e.g. DeepSeek-V4-Pro-0813.")
+@click.option("--upstream", default="", help="Upstream of meter.toml.  [default: the one of the model or version]")
+@click.option(
+    "--api", default="chat", show_default=True, help="Dialect; on `anthropic` other makers' names mean something."
+)
 @click.option("--currency", type=click.Choice(["USD", "CNY"]), default="USD", show_default=True)
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @_guarded
-def prices(*, config: str | None, at: str | None, model: str, version_id: str, currency: str, output: str) -> None:
+def prices(
+    *,
+    config: str | None,
+    at: str | None,
+    model: str,
+    version_id: str,
+    upstream: str,
+    api: str,
+    currency: str,
+    output: str,
+) -> None:
     """Show the price in force at an instant: version, band, price per kind, price id, source."""
     if not model and not version_id:
         raise click.UsageError("give --model or --version")
     settings = _settings(config, {})
+    if upstream and upstream not in settings.all_upstreams():
+        raise click.UsageError(f"--upstream: expected {', '.join(settings.all_upstreams())}; got {upstream!r}")
     catalog, when = catalog_with(settings.pricing.catalog_file), _instant(at).astimezone(UTC)
-    row = price_row(catalog, when, Where(settings), model=model, version=version_id, currency=currency)
+    asked = Asked(model, version_id, upstream, api)
+    row = price_row(catalog, when, Where(settings), asked, currency)
     if output == "json":
         click.echo(msgspec.json.encode(row))
     else:
@@ -142,12 +158,12 @@ def prices(*, config: str | None, at: str | None, model: str, version_id: str, c
 def check(*, config: str | None, redis: str | None, data_dir: str | None) -> None:
     """Validate settings, catalog and prices; name what is stale and which models have no price."""
     settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
-    keys_of(settings, os.environ)
+    keys, catalog = keys_of(settings, os.environ), catalog_with(settings.pricing.catalog_file)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
     now = datetime.now(UTC)
-    found += to_look_at(catalog_with(settings.pricing.catalog_file), now) + store_lines(settings, now)
+    found += settings_to_look_at(settings, catalog, keys) + to_look_at(catalog, now) + store_lines(settings, now)
     for line in found:
         click.echo(line)
     click.echo(f"settings and catalog are valid; {len(found)} to look at")

@@ -42,7 +42,13 @@ async def _run(orders: ConsoleOrders) -> None:
     upstreams = Upstreams(price_hosts_of(orders.settings), routes_of(orders.settings))
     fetch = fetcher(orders.settings.upstream, orders.balance_key) if orders.balance_key else None
     console = Console(
-        orders.settings, store, lambda: catalog.current, workers, upstreams=upstreams, fetch_balance=fetch
+        orders.settings,
+        store,
+        lambda: catalog.current,
+        workers,
+        upstreams=upstreams,
+        fetch_balance=fetch,
+        account=orders.account,
     )
     watching = asyncio.create_task(console.balance.run()) if console.balance else None
     runner = web.AppRunner(console.app(), access_log=None)

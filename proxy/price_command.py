@@ -1,7 +1,7 @@
 """What `prices` says: the price in force and why, or why there is none. Plain values out."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.gateway.hosts import Routing
 from proxy.pricing.catalog import Catalog
@@ -9,6 +9,15 @@ from proxy.pricing.tariff import Host, price_lists, printed, rate_at, sheet_at
 from proxy.pricing.versions import resolve
 from proxy.settings import DEFAULT_UPSTREAM, Settings
 from proxy.upstreams import price_hosts_of, routes_of, routing_of
+
+
+class Asked(NamedTuple):
+    """What a price is asked for; empty where nothing was said."""
+
+    model: str = ""
+    version: str = ""
+    upstream: str = ""
+    api: str = "chat"
 
 
 class Where:
@@ -19,28 +28,25 @@ class Where:
         self._hosts = price_hosts_of(settings)
         self.routes = routes_of(settings)
 
-    def upstream(self, model: str) -> str:
-        """The upstream that answers for a model."""
-        return self._routing.upstream_of(model) or DEFAULT_UPSTREAM
+    def upstream(self, asked: Asked) -> str:
+        """The upstream that answers: as said, else that of the model's name, else one that answers with the version."""
+        routed = (name for name, versions in self.routes.items() if asked.version in versions.values())
+        found = asked.upstream or self._routing.upstream_of(asked.model)
+        return found or (next(routed, "") if asked.version and not asked.model else "") or DEFAULT_UPSTREAM
 
     def host(self, upstream: str) -> Host:
         """Whose prices hold there."""
         return self._hosts[upstream]
 
 
-def price_row(
-    catalog: Catalog, at: datetime, where: Where, *, model: str, version: str, currency: str
-) -> dict[str, Any]:
+def price_row(catalog: Catalog, at: datetime, where: Where, asked: Asked, currency: str) -> dict[str, Any]:
     """The price of a model or version at an instant; where there is none, also `why`. `upstream` is there if it has a name."""
-    at_s = at.timestamp()
-    upstream = where.upstream(model)
+    at_s, model = at.timestamp(), asked.model
+    upstream = where.upstream(asked)
     host = where.host(upstream)
-    found = resolve(
-        catalog, upstream=upstream, requested=model, served="", fingerprint="", at_s=at_s, routes=where.routes
-    )
-    named = version or found.version
+    named = asked.version or _version(catalog, at_s, where, asked, upstream)
     rate = rate_at(catalog, named, currency, at_s, model=model, host=host)
-    row = {
+    row: dict[str, Any] = {
         "at": at.isoformat().replace("+00:00", "Z"),
         "model": model,
         "version": named,
@@ -53,7 +59,26 @@ def price_row(
     }
     if upstream != DEFAULT_UPSTREAM:
         row["upstream"] = upstream
-    return row if rate else row | {"why": why_unpriced(catalog, named, currency, at_s, model=model, host=host)}
+    if rate is None:
+        row["why"] = why_unpriced(catalog, named, currency, at_s, model=model, host=host)
+        elsewhere = _version(catalog, at_s, where, asked._replace(api="anthropic"), upstream)
+        if not asked.version and elsewhere in catalog.versions and asked.api != "anthropic":
+            row["why"] += f"; on Anthropic's dialect the name means {elsewhere}: give --api anthropic"
+    return row
+
+
+def _version(catalog: Catalog, at_s: float, where: Where, asked: Asked, upstream: str) -> str:
+    found = resolve(
+        catalog,
+        upstream=upstream,
+        requested=asked.model,
+        served="",
+        fingerprint="",
+        at_s=at_s,
+        api=asked.api,
+        routes=where.routes,
+    )
+    return found.version
 
 
 def why_unpriced(catalog: Catalog, version: str, currency: str, at_s: float, *, model: str, host: Host) -> str:

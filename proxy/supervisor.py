@@ -23,9 +23,10 @@ import structlog
 
 from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, write_orders
 from proxy.errors import DataDirInUseError, MeterError, SettingsError
+from proxy.gateway.keys import keyed_hash
 from proxy.ledger import embedded
 from proxy.settings import Settings, is_loopback, split_address
-from proxy.upstreams import Keys, keys_of
+from proxy.upstreams import Keys, keys_of, missing_keys
 
 LOOK_EVERY_S: Final = 0.1
 BACKLOG: Final = 1024
@@ -129,6 +130,8 @@ class Supervisor:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
         _refuse_open_console(self._settings)
         self._keys = keys_of(self._settings, os.environ)
+        for problem in missing_keys(self._settings, self._keys):
+            log.warning("key_missing", problem=problem)
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked_data_dir(self._data_dir, journals_dir(self._settings)))
             api = stack.enter_context(_listening(self._settings.gateway.listen, "[gateway] listen"))
@@ -168,7 +171,8 @@ class Supervisor:
         """Slots number the workers; a worker that is started again keeps its slot."""
         settings, secret = self._settings, _hash_secret(self._settings, self._data_dir)
         reading, writing = (end.fileno() for end in reports)
-        orders = ConsoleOrders(settings, redis_url, console.fileno(), reading, self._keys.balance)
+        account = keyed_hash(f"{settings.upstream.url} {self._keys.balance}", secret)
+        orders = ConsoleOrders(settings, redis_url, console.fileno(), reading, self._keys.balance, account)
         self._children.append(Child("console", "proxy.console_process", orders, (console.fileno(), reading)))
         for slot in range(settings.gateway.workers):
             worker = GatewayOrders(

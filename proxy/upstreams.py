@@ -12,6 +12,7 @@ from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, NamedUpstreamSettings, Settings
 
 DEFAULT_KEY_VARIABLE: Final = "DEEPSEEK_API_KEY"
+DEEPSEEKS_HOST: Final = "https://api.deepseek.com"
 
 
 def routes_of(settings: Settings) -> Routes:
@@ -60,15 +61,36 @@ def keys_of(settings: Settings, environment: Mapping[str, str]) -> Keys:
 def upstream_keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     """The key of each upstream that has one. Raises SettingsError for a file that cannot be read or is empty."""
     found = {name: _key_in(one.key_file) for name, one in settings.all_upstreams().items() if one.key_file}
-    default = environment.get(DEFAULT_KEY_VARIABLE, "").strip()
+    default = _default_key(settings, environment)
     return {DEFAULT_UPSTREAM: default, **found} if default else found
+
+
+def missing_keys(settings: Settings, keys: Keys) -> list[str]:
+    """In managed mode: DeepSeek's own host without a key. Others may want none."""
+    url = settings.upstream.url
+    if (
+        settings.gateway.mode == "passthrough"
+        or DEFAULT_UPSTREAM in keys.upstreams
+        or not url.startswith(DEEPSEEKS_HOST)
+    ):
+        return []
+    return [f"keys: managed mode, and no key for {url}: set {DEFAULT_KEY_VARIABLE} or [upstream] key_file"]
+
+
+def _default_key(settings: Settings, environment: Mapping[str, str]) -> str:
+    """DeepSeek's key out of the environment, for DeepSeek's own host alone: elsewhere it is nobody's business.
+
+    It lies about in many environments; a simulator or another host has to be given a key on purpose, in a file.
+    """
+    is_deepseeks = settings.upstream.url.rstrip("/").partition("/v1")[0] == DEEPSEEKS_HOST
+    return environment.get(DEFAULT_KEY_VARIABLE, "").strip() if is_deepseeks else ""
 
 
 def _balance_key(settings: Settings, environment: Mapping[str, str]) -> str:
     if not settings.balance.poll_seconds:
         return ""
     path = settings.balance.key_file
-    key = _key_in(path) if path else environment.get(DEFAULT_KEY_VARIABLE, "").strip()
+    key = _key_in(path) if path else _default_key(settings, environment)
     if key:
         key_line("authorization", key)
     return key

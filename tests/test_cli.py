@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
+from proxy.settings import Settings, load_settings
+from proxy.upstreams import keys_of, upstream_keys
 
 
 def run(*arguments: str, **environment: str):
@@ -164,3 +166,54 @@ def test_version_and_help():
     """The first things anybody tries."""
     assert run("--version").exit_code == 0
     assert "serve" in run("--help").output
+
+
+def test_prices_says_what_a_name_means_on_another_dialect():
+    """Claude's names mean something on Anthropic's, and on no other."""
+    plain = json.loads(run("prices", "--model", "claude-opus-4", "--format", "json").output)
+    there = run("prices", "--model", "claude-opus-4", "--api", "anthropic", "--format", "json")
+
+    assert "give --api anthropic" in plain["why"]
+    assert there.exit_code == 0
+    assert json.loads(there.output)["version"] == "DeepSeek-V4-Pro-0813"
+
+
+def test_prices_of_an_upstream_that_is_none_is_wrong_usage():
+    """With those there are."""
+    result = run("prices", "--model", "deepseek-flash", "--upstream", "azure")
+
+    assert result.exit_code == 2
+    assert "expected default" in result.output
+
+
+LOOK_AT = """
+[gateway]
+mode = "managed"
+client_keys_file = "{keys}"
+[pricing]
+catalog_file = "{catalog}"
+[versions."DeepSeek-V4-Pro-813"]
+spend_limit_usd_per_hour = 1
+"""
+
+
+def test_check_names_what_cannot_do_what_it_is_there_for(tmp_path):
+    """A limit of a misspelt version, prices of an upstream nobody has, a key that is missing."""
+    (tmp_path / "keys").write_text("app sk-not-a-key")
+    (tmp_path / "own.toml").write_text(OWN.replace("[[price]]", '[[price]]\nupstreams = ["azurr"]'))
+    (tmp_path / "meter.toml").write_text(LOOK_AT.format(keys=tmp_path / "keys", catalog=tmp_path / "own.toml"))
+    found = run("check", "--config", str(tmp_path / "meter.toml"), "--data-dir", str(tmp_path / "data"))
+
+    assert found.exit_code == 1
+    for word in ("DeepSeek-V4-Pro-813", "azurr", "DEEPSEEK_API_KEY"):
+        assert word in found.output
+
+
+def test_deepseeks_key_in_the_environment_is_for_deepseek_alone():
+    """Not for a simulator, nor for another host: it lies about in many environments."""
+    environment = {"DEEPSEEK_API_KEY": "sk-not-a-key"}
+
+    assert keys_of(Settings(), environment).balance == "sk-not-a-key"
+    elsewhere = load_settings(flags={("upstream", "url"): "http://127.0.0.1:8500"})
+    assert keys_of(elsewhere, environment).balance == ""
+    assert upstream_keys(elsewhere, environment) == {}

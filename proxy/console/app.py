@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.console import metrics
 from proxy.console.access import Access, access
-from proxy.console.balance import BalanceWatch, Parts
+from proxy.console.balance import BalanceWatch, Parts, State
 from proxy.console.health import Readiness, readiness
 from proxy.console.high_water import HighWater, load, save
 from proxy.console.reconciliation import Gap
@@ -66,6 +66,7 @@ class Console:
         *,
         upstreams: Upstreams,
         fetch_balance: Callable[[], Awaitable[Parts]] | None = None,
+        account: str = "",
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         """Raises SettingsError for a time zone or a token file that cannot be used."""
@@ -77,7 +78,12 @@ class Console:
         self._fixed = fixed_costs(settings)
         state_file = Path(settings.store.data_dir) / "console-balance.json"
         self.balance = fetch_balance and BalanceWatch(
-            settings.balance, fetch_balance, self._fresh_snapshot, state_file, wall_s=wall_s
+            settings.balance,
+            fetch_balance,
+            self._fresh_snapshot,
+            State(state_file, account),
+            billing_currency=settings.pricing.billing_currency,
+            wall_s=wall_s,
         )
         self._wall_s = wall_s
         self._zone = zone_of(settings.console.time_zone)
@@ -212,10 +218,8 @@ class Console:
 
     def _balance_gaps(self, watch: BalanceWatch) -> dict[str, Gap]:
         """The gap in the currency the account is billed in, once it can be told."""
-        currency = self._settings.pricing.billing_currency
-        account = watch.fresh().get(currency)
-        gap = watch.gap(account) if account else None
-        return {currency: gap} if gap else {}
+        gap = watch.gap()
+        return {self._settings.pricing.billing_currency: gap} if gap else {}
 
     def _priced_places(self, now_s: float) -> list[metrics.Place]:
         catalog, routes = self._catalog(), self._upstreams.routes

@@ -42,12 +42,45 @@ class _Body(msgspec.Struct):
     balance_infos: list[_Info]
 
 
+class _Saved(msgspec.Struct):
+    account: str
+    accounts: dict[str, Account]
+
+
 class BalanceError(Exception):
     """The balance could not be read. Says why, without the key."""
 
 
 Parts = Mapping[str, tuple[int, int]]
 """Granted and topped-up balance in nano-units, by currency."""
+
+
+class State:
+    """What is remembered of an account, in a file; another account's is not taken over."""
+
+    def __init__(self, path: Path, account: str) -> None:
+        self._path = path
+        self._account = account
+
+    def __repr__(self) -> str:
+        return f"<State {self._path} of {self._account}>"
+
+    def load(self) -> dict[str, Account]:
+        """The accounts by currency; nothing where none, or nothing whole, or another account's was saved."""
+        try:
+            saved = msgspec.json.decode(self._path.read_bytes(), type=_Saved)
+        except (OSError, msgspec.DecodeError):
+            return {}
+        return saved.accounts if saved.account == self._account else {}
+
+    def save(self, accounts: dict[str, Account]) -> None:
+        """Whole or not at all; without it the next start has to watch for a while before it can compare."""
+        unborn = self._path.with_suffix(".new")
+        try:
+            unborn.write_bytes(msgspec.json.encode(_Saved(self._account, accounts)))
+            unborn.rename(self._path)
+        except OSError as error:
+            log.warning("balance_not_saved", error=str(error))
 
 
 class BalanceWatch:
@@ -58,17 +91,20 @@ class BalanceWatch:
         settings: BalanceSettings,
         fetch: Callable[[], Awaitable[Parts]],
         snapshot: Callable[[], Awaitable[Snapshot | None]],
-        state_file: Path,
+        state: State,
         *,
+        billing_currency: str = "USD",
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._fetch = fetch
         self._snapshot = snapshot
-        self._file = state_file
+        self._state = state
+        self._billed_in = billing_currency
         self._wall_s = wall_s
-        self._accounts = _load(state_file)
+        self._accounts = state.load()
         self._error = ""
+        self._told = self._said = False
 
     def __repr__(self) -> str:
         return f"<BalanceWatch {sorted(self._accounts)} error={self._error!r}>"
@@ -86,7 +122,10 @@ class BalanceWatch:
             snapshot = await self._snapshot()
             if snapshot is not None:
                 self._take(parts, snapshot)
+                self._tell()
             self._note("")
+            if wrong := self._wrong_currency():
+                self._note_once(wrong)
         except Exception as error:  # noqa: BLE001 - an account that cannot be asked is no reason to show no metrics
             self._note(str(error) if isinstance(error, BalanceError) else type(error).__name__)
 
@@ -95,14 +134,20 @@ class BalanceWatch:
         oldest_s = self._wall_s() - STALE_AFTER_POLLS * self._settings.poll_seconds - ANSWER_S
         return {name: one for name, one in self._accounts.items() if one.looks and one.looks[-1].at_s >= oldest_s}
 
-    def gap(self, account: Account) -> Gap | None:
-        """The gap of an account."""
-        return gap_of(account, self._settings.settle_seconds)
+    def gap(self) -> Gap | None:
+        """The gap in the currency the account is billed in; None while it cannot be told."""
+        account = self.fresh().get(self._billed_in)
+        return gap_of(account, self._settings.settle_seconds) if account else None
 
     def as_json(self) -> dict[str, Any]:
-        """Everything that is known, with what a gap may be."""
-        found = {name: _account_json(one, self.gap(one)) for name, one in self._accounts.items() if one.looks}
-        return {"accounts": found, **({"error": self._error} if self._error else {})}
+        """Everything that is known, with what a gap may be, and why there is none."""
+        found = {
+            name: _account_json(one, self.gap() if name == self._billed_in else None)
+            for name, one in self._accounts.items()
+            if one.looks
+        }
+        notes = [note for note in (self._error, self._wrong_currency()) if note]
+        return {"accounts": found, **({"error": "; ".join(notes)} if notes else {})}
 
     def _take(self, parts: Parts, snapshot: Snapshot) -> None:
         for currency, (granted, topped_up) in parts.items():
@@ -116,15 +161,27 @@ class BalanceWatch:
                 settle_s=self._settings.settle_seconds,
             )
             self._accounts[currency] = after
-            self._tell(currency, before, after)
-        _save(self._file, self._accounts)
+            if after.top_ups != before.top_ups:
+                log.info("balance_topped_up", currency=currency, at_least=decimal(after.top_ups[-1].nanos))
+        self._state.save(self._accounts)
 
-    def _tell(self, currency: str, before: Account, after: Account) -> None:
-        if after.top_ups != before.top_ups:
-            log.info("balance_topped_up", currency=currency, at_least=decimal(after.top_ups[-1].nanos))
-        old, new = self.gap(before), self.gap(after)
-        if new is not None and new.nanos and not (old and old.nanos):
-            log.warning("balance_gap", currency=currency, gap=decimal(new.nanos), may_be=list(new.may_be))
+    def _tell(self) -> None:
+        """Say that a gap opened, once."""
+        gap = self.gap()
+        if gap is not None and gap.nanos and not self._told:
+            log.warning("balance_gap", currency=self._billed_in, gap=decimal(gap.nanos), may_be=list(gap.may_be))
+        self._told = bool(gap and gap.nanos)
+
+    def _wrong_currency(self) -> str:
+        """What to do where the account has no balance in the currency it is said to be billed in."""
+        if not self._accounts or self._billed_in in self._accounts:
+            return ""
+        return f"the account has no {self._billed_in}, only {', '.join(self._accounts)}: set [pricing] billing_currency"
+
+    def _note_once(self, problem: str) -> None:
+        if not self._said:
+            log.warning("balance_not_compared", reason=problem)
+        self._said = True
 
     def _note(self, error: str) -> None:
         if error and error != self._error:
@@ -189,25 +246,9 @@ def _account_json(account: Account, gap: Gap | None) -> dict[str, Any]:
             "amount": decimal(gap.nanos),
             "since": iso(gap.since_s),
             "balance_fell": decimal(gap.fallen),
+            "hidden_by_top_ups_at_most": decimal(gap.hidden),
             "metered_at_least": decimal(gap.least),
             "metered_at_most": decimal(gap.most),
             "may_be": list(gap.may_be),
         }
     return found
-
-
-def _load(path: Path) -> dict[str, Account]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Account])
-    except (OSError, msgspec.DecodeError):
-        return {}
-
-
-def _save(path: Path, accounts: Mapping[str, Account]) -> None:
-    """Whole or not at all; without it the next start has to watch for a while before it can compare."""
-    unborn = path.with_suffix(".new")
-    try:
-        unborn.write_bytes(msgspec.json.encode(accounts))
-        unborn.rename(path)
-    except OSError as error:
-        log.warning("balance_not_saved", error=str(error))

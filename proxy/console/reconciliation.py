@@ -4,8 +4,8 @@ A balance settles late (about half an hour, DEEPSEEK.md section 8), so its fall 
 figures: what was metered in it without its last `settle` seconds, and what was metered in it and in the `settle` seconds
 before. A fall between the two is explained; beyond them, the rest is the gap. Both ends move on: the stretch is the last day,
 so a gap is forgotten a day after its cause has ended.
-Where a part of the balance rises there was a top-up. What was spent out of that part meanwhile cannot be seen; it is taken to
-be what was metered, so that a top-up neither makes a gap nor hides one.
+Where a part of the balance rises there was a top-up. What it hid of the fall cannot be seen: anything between nothing and what
+was metered in that time and in the `settle` seconds before. So much is allowed for, and no more.
 """
 
 from itertools import pairwise
@@ -29,6 +29,7 @@ MORE_FELL: Final = (
     "granted balance that has expired",
 )
 LESS_FELL: Final = (
+    "clients whose own keys belong to other accounts (passthrough mode)",
     "a price of the catalog that is too high: a discount, a promotion, an off-peak hour nobody announced",
     "exchanges broken off, whose estimate is too high (source=estimated)",
     "settling that takes longer than [balance] settle_seconds",
@@ -36,13 +37,17 @@ LESS_FELL: Final = (
 
 
 class Look(msgspec.Struct, frozen=True):
-    """One reading: the parts of the balance, its whole fall so far, and what was metered until then (all nano-units)."""
+    """One reading (all nano-units): the parts of the balance, and what was metered until then.
+
+    `fallen` is the whole fall seen so far, `hidden` what top-ups may have hidden of it at most.
+    """
 
     at_s: float
     granted: int
     topped_up: int
     fallen: int
     metered: int
+    hidden: int = 0
 
 
 class TopUp(msgspec.Struct, frozen=True):
@@ -60,10 +65,14 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """The fall since an instant, the least and the most of it that is explained, and the rest: above 0 more fell than was metered."""
+    """The fall since an instant, the least and the most of it that is explained, and the rest: above 0 more fell than was metered.
+
+    `hidden` is how much more may have fallen than was seen, because of top-ups.
+    """
 
     since_s: float
     fallen: int
+    hidden: int
     least: int
     most: int
     nanos: int
@@ -84,9 +93,9 @@ def looked(account: Account, *, at_s: float, granted: int, topped_up: int, meter
     changes = (granted - before.granted, topped_up - before.topped_up)
     fallen = sum(max(-change, 0) for change in changes)
     risen = sum(max(change, 0) for change in changes)
-    unseen = max(metered - before.metered - fallen, 0) if risen else 0
-    look = Look(at_s, granted, topped_up, before.fallen + fallen + unseen, metered)
-    top_ups = (*account.top_ups, TopUp(at_s, risen + unseen)) if risen else account.top_ups
+    may_hide = metered - _metered_by(account, before.at_s - settle_s) if risen else 0
+    look = Look(at_s, granted, topped_up, before.fallen + fallen, metered, before.hidden + may_hide)
+    top_ups = (*account.top_ups, TopUp(at_s, risen)) if risen else account.top_ups
     return Account(_kept((*account.looks, look), at_s, settle_s), top_ups[-TOP_UPS_KEPT:])
 
 
@@ -99,16 +108,17 @@ def gap_of(account: Account, settle_s: float) -> Gap | None:
     base = next((look for look in account.looks if look.at_s >= first_s), None)
     if base is None or base.at_s > last.at_s - settle_s:
         return None
-    fallen = last.fallen - base.fallen
+    fallen, hidden = last.fallen - base.fallen, last.hidden - base.hidden
     least = max(_metered_by(account, last.at_s - settle_s) - base.metered, 0)
     most = last.metered - _metered_by(account, base.at_s - settle_s)
-    return Gap(base.at_s, fallen, least, most, _beyond(fallen, least, most))
+    return Gap(base.at_s, fallen, hidden, least, most, _beyond(fallen, fallen + hidden, least, most))
 
 
-def _beyond(fallen: int, least: int, most: int) -> int:
-    if fallen > most + TOLERANCE_NANOS:
-        return fallen - most
-    return fallen - least if fallen < least - TOLERANCE_NANOS else 0
+def _beyond(seen: int, at_most: int, least: int, most: int) -> int:
+    """How far a fall between two figures lies from an explanation between two others."""
+    if seen > most + TOLERANCE_NANOS:
+        return seen - most
+    return at_most - least if at_most < least - TOLERANCE_NANOS else 0
 
 
 def _metered_by(account: Account, at_s: float) -> int:

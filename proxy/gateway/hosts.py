@@ -54,6 +54,11 @@ class Hosts:
     def __repr__(self) -> str:
         return f"<Hosts {', '.join(self._by_name)}>"
 
+    @property
+    def is_alone(self) -> bool:
+        """True where there is nothing to choose."""
+        return len(self._by_name) == 1
+
     def __iter__(self) -> Iterator[Host]:
         return iter(self._by_name.values())
 

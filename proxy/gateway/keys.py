@@ -32,7 +32,12 @@ def app_of(stated: str | None, credential: str | None, secret: bytes) -> str:
         return label
     if not credential:
         return ANONYMOUS
-    return f"key-{_hashed(_key_in(credential), secret, _NAME_BYTES).hex()}"
+    return f"key-{keyed_hash(_key_in(credential), secret)}"
+
+
+def keyed_hash(text: str, secret: bytes) -> str:
+    """Ten hex digits that stand for a text, and from which it cannot be found."""
+    return _hashed(text, secret, _NAME_BYTES).hex()
 
 
 class ClientKeys:

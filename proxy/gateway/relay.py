@@ -34,7 +34,7 @@ from proxy.gateway.recording import RecordMaker
 from proxy.gateway.responding import PassedResponse, filter_for, pass_on_body
 from proxy.gateway.upstream import HEADER_BYTES, Answer, not_http, was_sent
 from proxy.metering.include_usage import with_include_usage
-from proxy.metering.request import RequestFacts, api_of, read_request
+from proxy.metering.request import RequestFacts, api_of, model_in, read_request
 from proxy.usage import METERED_APIS, Api, Outcome
 
 
@@ -182,8 +182,9 @@ class Relay:
         exchange.asked = exchange.asked._replace(app=app)
 
     def _route(self, exchange: Exchange) -> Host:
-        """The host that answers for the model asked for; the exchange is its from here on."""
-        host = self._parts.hosts.of(exchange.request.model)
+        """The host that answers for the model asked for; the exchange is its from here on. Raises BadRequestError."""
+        hosts = self._parts.hosts
+        host = hosts.default if hosts.is_alone else hosts.of(_model_of(exchange))
         exchange.goes_to(host.name, self._makers[host.name], host.caps_for(exchange.asked.app))
         return host
 
@@ -266,6 +267,19 @@ class Relay:
         return response
 
 
+def _model_of(exchange: Exchange) -> str:
+    """The model that decides the host, also of a request that costs no tokens. Raises BadRequestError where it cannot be read.
+
+    Falling back to the default host would show it a prompt that was meant for another one.
+    """
+    asked = exchange.request
+    if asked.api is Api.OTHER:
+        return model_in(exchange.body.body, exchange.body.content_encoding)
+    if asked.model or asked.api not in METERED_APIS:
+        return asked.model
+    raise BadRequestError("The request's model cannot be read, and it decides which upstream answers.")
+
+
 async def _sending(request: web.BaseRequest, host: Host, body: bytes, headers: RawHeaders) -> Answer:
     return await host.upstream.send(
         request.method,
@@ -308,4 +322,5 @@ def _give_up(request: web.BaseRequest) -> None:
 
 
 def _path(request: web.BaseRequest) -> str:
-    return request.raw_path.partition("?")[0]
+    """What decides the dialect and what is open: neither the query nor a fragment, which many servers drop."""
+    return request.raw_path.partition("?")[0].partition("#")[0]

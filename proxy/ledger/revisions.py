@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 class SettlesRevisions(Protocol):
     """What is needed of a store."""
 
-    async def settle(self, place: Place, offered: int, at_s: float) -> int:
+    async def settle(self, place: Place, offer: "Offer", at_s: float) -> int:
         """The number of a place's fingerprint."""
 
 
@@ -58,7 +58,15 @@ def pair_field(version: str, upstream: str, fingerprint: str) -> str:
     return msgspec.json.encode(("pair", version, upstream, fingerprint)).decode()
 
 
-def settlement(place: Place, offered: int, at_s: float) -> bytes:
+class Offer(NamedTuple):
+    """What the asker remembers: the number the fingerprint had (0: none), the highest of its version, any on its host."""
+
+    number: int = 0
+    floor: int = 1
+    had: bool = False
+
+
+def settlement(place: Place, offer: Offer, at_s: float) -> bytes:
     """What the registry's script is asked, as JSON: its fields in `revisions`, and the change to note if it is one."""
 
     def field(*parts: str) -> str:
@@ -76,7 +84,9 @@ def settlement(place: Place, offered: int, at_s: float) -> bytes:
             "meant": field("meant", *name, place.version),
             "last_meant": field("last_meant", *name),
             "told": bool(place.fingerprint),
-            "offered": offered,
+            "offered": offer.number,
+            "floor": offer.floor,
+            "had": offer.had,
             "most": MOST,
             "counter": series_field("version_changes_total", place.model),
             "change": {
@@ -128,53 +138,68 @@ class Revisions:
 
     def __init__(self, store: SettlesRevisions) -> None:
         self._store = store
-        self._answers: dict[_Evidence, tuple[_Pair, int] | None] = {}
+        self._pairs: dict[_Evidence, _Pair | None] = {}  # what has been asked for
+        self._numbers: dict[_Pair, int] = {}  # the newest answer, one per pair whatever the name asked for
         self._offers: dict[_Pair, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Revisions answers={len(self._answers)} offers={len(self._offers)}>"
+        return f"<Revisions asked={len(self._pairs)} offers={len(self._offers)}>"
 
     def offer(self, notes: Notes) -> None:
         """Remember what was answered in an earlier life, in case the registry has forgotten it."""
-        for pair, number in notes.read():
-            self._offers[pair] = number
+        self._offers.update(notes.read())
 
     def forget(self) -> None:
-        """The registry answered otherwise, or may have forgotten: ask anew, with the old answers on offer."""
-        self._offers.update(answer for answer in self._answers.values() if answer and 0 < answer[1] <= MOST)
-        self._answers.clear()
+        """The registry answered otherwise, or may have forgotten: ask anew. What was answered stays on offer."""
+        self._pairs.clear()
+        self._numbers.clear()
 
     async def settle(self, records: Sequence[UsageRecord], texts: Sequence[str], notes: Notes | None) -> Settled:
         """The records under their tags. Raises StoreUnavailableError."""
+        if len(self._pairs) >= KEPT:
+            self.forget()
+        for record in records:
+            if _evidence(record) not in self._pairs:
+                self._pairs[_evidence(record)] = await self._ask(record)
         found = Settled([], [], {})
-        for record, text in zip(records, texts, strict=True):
-            pair, number = await self._answer(record)
-            tagged = settled(record, number)
-            found.records.append(tagged)
-            found.texts.append(text if tagged is record else msgspec.json.encode(tagged).decode())
-            if pair is not None and 0 < number <= MOST:
-                found.relied_on[pair_field(*pair)] = number
-                if notes is not None:
-                    notes.keep(pair, number)
+        for record, text in zip(records, texts, strict=True):  # only now, when every number is the newest
+            self._settle_one(record, text, found, notes)
         return found
 
-    async def _answer(self, record: UsageRecord) -> tuple[_Pair | None, int]:
-        evidence = (record.upstream, record.version, record.model, record.fingerprint, record.how)
-        if evidence not in self._answers:
-            if len(self._answers) >= KEPT:
-                self.forget()
-            self._answers[evidence] = await self._ask(record)
-        return self._answers[evidence] or (None, 0)
+    def _settle_one(self, record: UsageRecord, text: str, found: Settled, notes: Notes | None) -> None:
+        pair = self._pairs[_evidence(record)]
+        number = self._numbers[pair] if pair is not None else 0
+        tagged = settled(record, number)
+        found.records.append(tagged)
+        found.texts.append(text if tagged is record else msgspec.json.encode(tagged).decode())
+        if pair is not None and 0 < number <= MOST:
+            found.relied_on[pair_field(*pair)] = number
+            if notes is not None:
+                notes.keep(pair, number)
 
-    async def _ask(self, record: UsageRecord) -> tuple[_Pair, int] | None:
+    async def _ask(self, record: UsageRecord) -> _Pair | None:
         place = place_of(record)
         if place is None:
             return None
         pair = (place.version, place.upstream, place.fingerprint)
-        number = await self._store.settle(place, self._offers.get(pair, 0), record.end_s)
+        number = await self._store.settle(place, self._remembered(pair), record.end_s)
+        self._numbers[pair] = number
+        if 0 < number <= MOST:
+            self._offers[pair] = number
         if number > 1:
             log.warning("version_revision", version=tag(place.version, number), fingerprint=place.fingerprint)
-        return pair, number
+        return pair
+
+    def _remembered(self, pair: _Pair) -> Offer:
+        """So that a registry that has forgotten everything does not take the newest fingerprint for the first."""
+        version, upstream, _ = pair
+        of_version = {known: number for known, number in self._offers.items() if known[0] == version}
+        had = any(known[1] == upstream for known in of_version)
+        return Offer(self._offers.get(pair, 0), max(of_version.values(), default=1), had)
+
+
+def _evidence(record: UsageRecord) -> _Evidence:
+    return (record.upstream, record.version, record.model, record.fingerprint, record.how)
 
 
 def _note_in(line: bytes) -> _Note | None:

@@ -2,13 +2,16 @@
 --
 -- KEYS[1] revisions  KEYS[2] changes  KEYS[3] totals  KEYS[4] series_seen
 -- ARGV[1] {pair, base, taken, highest, latest, meant, last_meant: fields of `revisions`; told: whether there is a fingerprint;
---          offered: the number it had before Redis forgot it, else 0; most: the highest number that is a revision of its own;
+--          offered: the number it had before Redis forgot it, else 0; floor: the highest number of the version that the asker has
+--          heard of; had: whether it has heard of one on this host; most: the highest number that is a revision of its own;
 --          counter: the field to count a change in; change: {version, upstream, model, fingerprint, at_s}}
 --
 -- Per version: fields `taken` + number, and the `highest`. Per version and host: `base`, its first fingerprint there (number 1),
 -- and the `latest` number. Per name and host: `last_meant`, "<number> <version>", and `meant` for each version.
 -- A change is a new number above 1, or a name that means another version than it ever did. Both are decided here, where
 -- everybody asks, so each is one event and counted once, whoever sees it first.
+--
+-- Names that the catalog does not know have meanings as well, told by the name that was served, and no numbers.
 --
 -- Returns the number: 0 where there is no fingerprint, `most` + 1 beyond `most`.
 
@@ -25,8 +28,9 @@ local function place_of(number) return number == 1 and asked.base or asked.taken
 
 local function free_number()
   if offered >= 1 and offered <= most and not get(place_of(offered)) then return offered end
-  if not get(asked.base) then return 1 end
-  return math.min(tonumber(get(asked.highest) or '1') + 1, most + 1)
+  -- A host that has had a number has had a first fingerprint, even where that place was lost with an older history.
+  if not get(asked.base) and not get(asked.latest) and not asked.had then return 1 end
+  return math.min(math.max(tonumber(get(asked.highest) or '1'), tonumber(asked.floor)) + 1, most + 1)
 end
 
 local function note_change(kind, before, number)

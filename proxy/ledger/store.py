@@ -33,7 +33,7 @@ from proxy.ledger.answers import (
     Unsettled,
     change_of,
 )
-from proxy.ledger.revisions import settlement
+from proxy.ledger.revisions import Offer, settlement
 from proxy.ledger.tally import Batch
 from proxy.pricing.revisions import Place
 
@@ -109,14 +109,14 @@ class Store:
             answer = await self._apply(keys=keys, args=[document])
         return _result(answer)
 
-    async def settle(self, place: Place, offered: int, at_s: float) -> int:
+    async def settle(self, place: Place, offer: Offer, at_s: float) -> int:
         """The number of a fingerprint among those of its version; see `settle.lua`. 0 where there is no fingerprint.
 
-        `offered` is the number it had when it was last asked for (0: never), `at_s` when it was seen.
+        `offer` is what the asker remembers, `at_s` when the fingerprint was seen.
         """
         keys = [self.key(name) for name in ("revisions", "changes", "totals", "series_seen")]
         async with _translated():
-            return int(await self._settle(keys=keys, args=[settlement(place, offered, at_s)]))
+            return int(await self._settle(keys=keys, args=[settlement(place, offer, at_s)]))
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal of which `highest` was the last number ever applied, in `epoch`.
@@ -158,11 +158,10 @@ class Store:
         taken_s = int(seconds) + int(micros) / 1e6
         return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers)
 
-    async def hashes(self, names: Sequence[str]) -> list[Mapping[bytes, bytes]]:
-        """The fields of some hashes, all at one instant; empty where there is none of a name."""
+    async def hash(self, name: str) -> Mapping[bytes, bytes]:
+        """The fields of a hash, such as a rollup; empty where there is none of this name."""
         async with _translated():
-            answer = await self._snapshot(keys=[self.key(name) for name in ("epoch", "history", *names)])
-        return [_as_mapping(found) for found in answer[4:]]
+            return cast("Mapping[bytes, bytes]", await _awaited(self._redis.hgetall(self.key(name))))
 
     async def changes(self) -> list[Change]:
         """Every change that is kept, oldest first."""

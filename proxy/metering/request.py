@@ -74,6 +74,11 @@ def read_request(api: Api, body: bytes, content_encoding: str = "", path: str = 
     return RequestFacts(api, clean_label(model or _model_in(path)), streamed, len(plain))
 
 
+def model_in(body: bytes, content_encoding: str) -> str:
+    """The model that a body names whose dialect is not metered (embeddings, a count of tokens); empty where it names none."""
+    return clean_label(_model_alone(plain_body(body, content_encoding))) if body else ""
+
+
 def _model_in(path: str) -> str:
     parts = path.split("/")
     named = (after for before, after in pairwise(parts[:-1]) if before in _BEFORE_A_MODEL)

@@ -40,10 +40,16 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def place_of(record: UsageRecord) -> Place | None:
-    """What to ask the registry for; None where nothing answered, or where the catalog does not know what did."""
-    if record.how not in _OF_THE_CATALOG or not record.served_model:
+    """What to ask the registry for; None where nothing answered, or nobody can tell what did.
+
+    A served name that the catalog does not know has a meaning (it may be what a name means from now on) and no revision:
+    hosts put what they like into its fingerprint.
+    """
+    if not record.served_model:
         return None
-    return Place(record.version, record.upstream, record.model, fingerprint_key(record.fingerprint))
+    if record.how in _OF_THE_CATALOG:
+        return Place(record.version, record.upstream, record.model, fingerprint_key(record.fingerprint))
+    return Place(record.version, record.upstream, record.model, "") if record.how is How.SERVED_NAME else None
 
 
 def tag(version: str, number: int) -> str:

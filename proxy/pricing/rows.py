@@ -74,9 +74,9 @@ class DatedRow(Row, frozen=True, kw_only=True):
 
 
 class VersionRow(DatedRow, frozen=True, kw_only=True):
-    """A version and its life: the time in which DeepSeek's own API answered with it."""
+    """A version and its life: the time in which DeepSeek's own API answered with it. A `+` would begin a revision."""
 
-    id: Name
+    id: Annotated[str, Meta(pattern=r"^[^+]{1,128}$")]
 
     @property
     def title(self) -> str:

@@ -110,9 +110,9 @@ def sheet_at(
     for sheets in price_lists(catalog, version, host):
         by_name = sheets.get(currency, {})
         prices = by_name.get(model) or by_name.get("")
-        sheet = None if prices is None else prices.at(at_s)
-        if sheet is not None:
-            return sheet
+        span = None if prices is None else prices.span_at(at_s)
+        if span is not None:  # also one that says that nobody knows: no other list knows better
+            return span.value
     return None
 
 

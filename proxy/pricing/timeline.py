@@ -36,11 +36,13 @@ class Timeline(msgspec.Struct, Generic[Value], frozen=True):
 
     def at(self, at_s: float) -> Value | None:
         """The value in force at an instant; None before the first span, behind the last and in a gap."""
+        span = self.span_at(at_s)
+        return None if span is None else span.value
+
+    def span_at(self, at_s: float) -> Span[Value] | None:
+        """The span of an instant: where a value may be None itself, it tells a gap from that."""
         index = bisect_right(self.starts, at_s) - 1
-        if index < 0:
-            return None
-        span = self.spans[index]
-        return span.value if at_s < span.to_s else None
+        return self.spans[index] if index >= 0 and at_s < self.spans[index].to_s else None
 
 
 def without(spans: Iterable[Span[Value]], others: Sequence[Span[Other]]) -> list[Span[Value]]:

@@ -79,9 +79,10 @@ def mismatch(catalog: Catalog, expected_version: str, version: str) -> str:
     """
     if not expected_version or version in (UNKNOWN_VERSION, ""):
         return ""
-    known = is_tag(expected_version) and base_of(expected_version) in catalog.versions
-    if base_of(version) == (base_of(expected_version) if known else expected_version):
+    named = base_of(expected_version) if is_tag(expected_version) else expected_version
+    if named == base_of(version):
         return ""
+    known = named in catalog.versions and is_tag(expected_version)
     return expected_version if known else UNKNOWN_VERSION
 
 

@@ -133,8 +133,8 @@ class NamedUpstreamSettings(UpstreamSettings, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     url: Annotated[str, Meta(pattern="^https?://")]
     models: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(min_length=1)]
-    version: Annotated[str, Meta(max_length=128)] = ""
-    versions: dict[str, str] = {}
+    version: Annotated[str, Meta(pattern=r"^[^+]{0,128}$")] = ""
+    versions: dict[str, Annotated[str, Meta(pattern=r"^[^+]{1,128}$")]] = {}
     habits: Literal["deepseek", "other"] = "other"
     price_list: Literal["deepseek", "own"] = "own"
     accepts_client_keys: bool = False

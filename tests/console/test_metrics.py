@@ -70,7 +70,7 @@ def shown(*, created=False):
         *metrics.spend_families({("V", "today"): 1.5, ("V", "month"): 2.5}),
         *metrics.price_families(catalog, places(catalog, NOW_S), NOW_S),
         *metrics.limit_families({"V": 2.5}),
-        *metrics.balance_families({"USD": ACCOUNT}, dict.fromkeys(("USD", "CNY"), Gap(0.0, 3, 1, 2, 1))),
+        *metrics.balance_families({"USD": ACCOUNT}, dict.fromkeys(("USD", "CNY"), Gap(0.0, 3, 0, 1, 2, 1))),
         *metrics.fixed_families([FixedCost("default", "V", "gpu", 5 * 10**8)], NOW_S, ZoneInfo("UTC")),
         *metrics.process_families([report(0), report(1)], ([1, 2, *[0] * 10], 0.5), 3, 0.25),
         *metrics.estimate_families({("V", "prompt"): (5, 100, 98, 4)}, {"default": 2}),

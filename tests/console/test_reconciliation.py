@@ -7,7 +7,7 @@ import pytest
 from console.given import snapshot
 from ledger.given import field
 
-from proxy.console.balance import BalanceError, BalanceWatch, metered_nanos, parts_of
+from proxy.console.balance import BalanceError, BalanceWatch, State, metered_nanos, parts_of
 from proxy.console.reconciliation import (
     CENT_NANOS,
     LESS_FELL,
@@ -121,7 +121,7 @@ def test_a_top_up_makes_no_gap(amount):
 
 
 def test_top_ups_at_every_look_make_no_gap():
-    """What was spent in between cannot be seen; it is taken to be what was metered."""
+    """What was spent in between cannot be seen; as much as was metered is allowed for."""
     world = World()
     world.granted = 0
     world.poll(30)
@@ -130,6 +130,26 @@ def test_top_ups_at_every_look_make_no_gap():
         assert world.poll().nanos == 0
 
     assert len(world.account.top_ups) == 20
+
+
+@pytest.mark.parametrize("spent_before", [False, True])
+def test_a_large_cost_that_settles_around_a_top_up_makes_no_gap(spent_before):
+    """Topped up and spent at once, the fall half an hour later; or spent, run dry, and topped up as it settles."""
+    world = World(per_poll=0.0)
+    world.granted = 0
+    world.poll(30)
+
+    def spend():
+        world.metered += 50 * NANO
+        world.spent.append((world.at_s + POLL_S, 50 * NANO))
+
+    def top_up():
+        world.topped_up += 100 * NANO
+
+    for step in (spend, lambda: world.poll(1), top_up) if spent_before else (top_up, spend):
+        step()
+    for _ in range(20):
+        assert world.poll().nanos == 0
 
 
 def test_a_top_up_hides_no_gap():
@@ -203,8 +223,10 @@ def test_a_balance_that_cannot_be_read_is_said_once_and_tried_again(tmp_path):
     async def counters():
         return snapshot({})
 
-    def watch():
-        return BalanceWatch(BalanceSettings(), fetch, counters, tmp_path / "state.json", wall_s=lambda: now[0])
+    def watch(account="mine"):
+        return BalanceWatch(
+            BalanceSettings(), fetch, counters, State(tmp_path / "state.json", account), wall_s=lambda: now[0]
+        )
 
     first = watch()
     asyncio.run(first.look())
@@ -216,10 +238,29 @@ def test_a_balance_that_cannot_be_read_is_said_once_and_tried_again(tmp_path):
     now[0] += 4 * POLL_S
     assert first.fresh() == {}
     assert watch().as_json()["accounts"]["USD"]["topped_up"] == "1"  # also of another process
+    assert watch("another").as_json() == {"accounts": {}}
 
 
 def test_a_spoilt_state_is_no_reason_not_to_start(tmp_path):
     """It begins anew."""
     (tmp_path / "state.json").write_bytes(b"{half")
 
-    assert BalanceWatch(BalanceSettings(), None, None, tmp_path / "state.json").as_json() == {"accounts": {}}
+    assert BalanceWatch(BalanceSettings(), None, None, State(tmp_path / "state.json", "a")).as_json() == {
+        "accounts": {}
+    }
+
+
+def test_an_account_in_another_currency_is_said(tmp_path):
+    """Nothing is compared, and what to set is in the JSON and once in the log."""
+
+    async def fetch():
+        return {"CNY": (NANO, NANO)}
+
+    async def counters():
+        return snapshot({})
+
+    watch = BalanceWatch(BalanceSettings(), fetch, counters, State(tmp_path / "state.json", "a"))
+    asyncio.run(watch.look())
+
+    assert watch.gap() is None
+    assert "billing_currency" in watch.as_json()["error"]

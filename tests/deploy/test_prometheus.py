@@ -27,8 +27,13 @@ MUTATIONS = {
     "unpriced in any currency": ("alerts.yml", '{currency="USD"}', ""),
     "a small share is a change": ("alerts.yml", "> 0.05", "> 0.001"),
     "half of the traffic is no change": ("alerts.yml", "> 0.05", "> 0.6"),
-    "a change is news for ever": ("alerts.yml", "< 86400", "< 8640000"),
-    "a change is news for an hour": ("alerts.yml", "< 86400", "< 3600"),
+    "a change is news for ever": ("alerts.yml", "offset 1d", "offset 7d"),
+    "a change is news for an hour": ("alerts.yml", "offset 1d", "offset 1h"),
+    "a change fires at once": (
+        "alerts.yml",
+        "for: 10m\n        labels:\n          severity: warning",
+        "labels:\n          severity: warning",
+    ),
     "the version itself is a change": ("alerts.yml", '{version=~".+[+].+"}', ""),
     "failed requests have a build": ("recording.yml", '{outcome!~"upstream_error|refused"}', ""),
     "cents are a gap": ("alerts.yml", "_usd:max) > 1", "_usd:max) > 0.1"),
@@ -70,8 +75,9 @@ def config(repo):
 
 @pytest.fixture(scope="module")
 def tests_of_alerts(repo):
-    cases = yaml.safe_load((repo / "deploy/prometheus/tests/alerts_test.yml").read_text())["tests"]
-    return [test for case in cases for test in case["alert_rule_test"]]
+    files = sorted((repo / "deploy/prometheus/tests").glob("*.yml"))
+    cases = [case for file in files for case in yaml.safe_load(file.read_text())["tests"]]
+    return [test for case in cases for test in case.get("alert_rule_test", [])]
 
 
 def rule_tests(promtool, pack):

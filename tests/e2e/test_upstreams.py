@@ -146,6 +146,26 @@ def test_what_asks_no_model_goes_to_the_default(stage):
     assert seen.status == 200
 
 
+@pytest.mark.parametrize("path", ["/embeddings", "/v1/messages/count_tokens", "/tokenize"])
+def test_also_where_nothing_is_metered_the_model_chooses(stage, path):
+    """A prompt that is meant for one host is not shown to another."""
+    assert list(stage.ask("my-r1", path=path)[0]) == ["own"]
+
+
+@pytest.mark.parametrize("body", [b'{"model":"my-r1","x":NaN}', b'{"model":5}', b"{}", b"half"])
+def test_a_model_that_cannot_be_read_is_refused(stage, body):
+    """Nobody can tell whose prompt it is, so no host gets it."""
+
+    async def run():
+        async with upstream(answers, stage.addresses["default"]) as default:
+            return default, await ask(stage.proxy.api, post("/chat/completions", body))
+
+    default, seen = asyncio.run(run())
+
+    assert default.heard == []
+    assert (seen.status, seen.values(b"x-meter-error")) == (400, [b"1"])
+
+
 @pytest.mark.parametrize(
     "header", [CLIENT_LINE, b"x-api-key: sk-not-a-key", b"api-key: sk-not-a-key", b"Cookie: a=sk-not-a-key"]
 )
@@ -201,6 +221,8 @@ def test_managed_mode_shows_each_host_its_own_key(managed):
         ("/chat/completions", b"Authorization: Bearer sk-not-a-kez", 401, "invalid_api_key"),
         ("/files", CLIENT_LINE, 403, "path_not_open"),
         ("/user/balance", CLIENT_LINE, 403, "path_not_open"),
+        ("/user/balance#/models", CLIENT_LINE, 403, "path_not_open"),
+        ("/user/balance?/models", CLIENT_LINE, 403, "path_not_open"),
     ],
 )
 def test_managed_mode_lets_nobody_else_in(managed, path, header, status, code):

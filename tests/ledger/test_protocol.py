@@ -66,8 +66,8 @@ class Torn:
             raise StoreUnavailableError("the answer was lost")
         return answer
 
-    async def settle(self, place, offered, at_s):
-        return await self.store.settle(place, offered, at_s)
+    async def settle(self, place, offer, at_s):
+        return await self.store.settle(place, offer, at_s)
 
     async def compare(self, journal_id, epoch, highest):
         return await self.store.compare(journal_id, epoch, highest)

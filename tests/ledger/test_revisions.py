@@ -8,10 +8,11 @@ import pytest
 from ledger.given import added, encoded, record
 
 from proxy.ledger.journal import JournalReader, JournalWriter
-from proxy.ledger.revisions import NOTES, Notes, Revisions, pair_field
+from proxy.ledger.revisions import NOTES, Notes, Offer, Revisions, pair_field
 from proxy.ledger.shipper import JournalShipper
 from proxy.ledger.tally import Retention
 from proxy.pricing.revisions import MOST, Place
+from proxy.usage import How
 
 OLD, NEW, THIRD = "fp_aaaaaaaaaa", "fp_bbbbbbbbbb", "fp_cccccccccc"
 CHANGES = ("version_changes_total", "m")
@@ -25,7 +26,7 @@ def numbers(shelf, *places):
     """What the registry answers, one after the other."""
 
     async def work(store):
-        return [await store.settle(one, 0, 1000.0 + index) for index, one in enumerate(places)]
+        return [await store.settle(one, Offer(), 1000.0 + index) for index, one in enumerate(places)]
 
     return shelf.run(work)
 
@@ -149,7 +150,7 @@ def test_all_workers_and_replicas_get_the_same_answer(shelf, journal):
 
     async def all_of_them():
         async with shelf.store() as store:
-            await store.settle(place(OLD), 0, 1.0)
+            await store.settle(place(OLD), Offer(), 1.0)
         await asyncio.gather(*map(one, writers))
 
     asyncio.run(all_of_them())
@@ -196,13 +197,88 @@ def test_a_number_somebody_else_got_after_a_rollback_is_not_shared(shelf, journa
             key = shelf.key("revisions")
             for forgotten in (pair_field("V", "default", NEW), '["taken","V"]2', '["highest","V"]'):
                 shelf.client.hdel(key, forgotten)
-            assert await store.settle(place(THIRD), 0, 5.0) == 2
+            assert await store.settle(place(THIRD), Offer(), 5.0) == 2
             await shipper.ship(3)
 
     shelf.run(work)
 
     assert versions(shelf)["V+r3"] == 1
     assert [one["version"] for one in shelf.changes()] == ["V+r2", "V+r2", "V+r3"]
+
+
+def test_after_a_wipe_a_change_is_still_a_change(shelf, journal):
+    """Only the newer build answers by now, and keeps its number; the next one is not taken for the first."""
+    writer = journal("j", record(1, fingerprint=OLD), record(2, fingerprint=NEW))
+
+    async def work(store):
+        revisions = Revisions(store)
+        async with shipping(store, writer, revisions) as shipper:
+            await shipper.ship(2)
+        shelf.restore({})
+        late = journal("k", record(3, fingerprint=NEW), record(4, fingerprint=THIRD))
+        async with shipping(store, late, revisions) as shipper:
+            await shipper.ship(2)
+
+    shelf.run(work)
+
+    assert versions(shelf) == {"V+r2": 1, "V+r3": 1}
+    assert {one["version"] for one in shelf.changes()} == {"V+r2", "V+r3"}
+
+
+def test_an_answer_is_offered_under_every_name(shelf, journal):
+    """What one name's record told this process holds for another name's, also when Redis has forgotten it."""
+    writer = journal("j", record(1, fingerprint=OLD), record(2, fingerprint=NEW))
+
+    async def work(store):
+        revisions = Revisions(store)
+        async with shipping(store, writer, revisions) as shipper:
+            await shipper.ship(2)
+        shelf.restore({})
+        late = journal("k", record(3, fingerprint=NEW, model="n"), record(4, fingerprint=OLD))
+        async with shipping(store, late, revisions) as shipper:
+            await shipper.ship(2)
+
+    shelf.run(work)
+
+    assert versions(shelf) == {"V": 1, "V+r2": 1}
+
+
+def test_a_fingerprint_has_one_number_in_a_batch(shelf, journal):
+    """Remembered under one name and asked for under another: the newer answer is both records'."""
+    writer = journal("j", record(1, fingerprint=OLD), record(2, fingerprint=NEW))
+
+    async def work(store):
+        async with shipping(store, writer) as shipper:
+            await shipper.ship(2)
+            key = shelf.key("revisions")
+            for forgotten in (pair_field("V", "default", NEW), '["taken","V"]2', '["highest","V"]'):
+                shelf.client.hdel(key, forgotten)
+            assert await store.settle(place(THIRD), Offer(), 5.0) == 2
+            for one in (record(3, fingerprint=NEW), record(4, fingerprint=NEW, model="n")):
+                writer.append(encoded(one))
+            await shipper.ship(4)
+
+    shelf.run(work)
+
+    assert versions(shelf) == {"V": 1, "V+r2": 1, "V+r3": 2}
+
+
+def test_a_served_name_nobody_knows_is_a_change(shelf, journal):
+    """The likeliest one of all: a name that begins to serve a model the catalog has not heard of."""
+    known = {"served_model": "m", "fingerprint": OLD}
+    new = {"version": "deepseek-v5", "served_model": "deepseek-v5", "how": How.SERVED_NAME}
+    writer = journal("j", record(1, **known), *(record(n, fingerprint=f"fp-{n}", **new) for n in (2, 3, 4)))
+
+    async def work(store):
+        async with shipping(store, writer) as shipper:
+            await shipper.ship(4)
+
+    shelf.run(work)
+
+    assert [(one["kind"], one["version"], one["before"]) for one in shelf.changes()] == [
+        ("version", "deepseek-v5", "1 V")
+    ]
+    assert versions(shelf) == {"V": 1, "deepseek-v5": 3}
 
 
 def test_a_torn_note_costs_its_offer_only(tmp_path):

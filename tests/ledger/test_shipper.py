@@ -32,10 +32,10 @@ class Shaky:
             raise StoreUnavailableError("broke behind")
         return await self.store.apply(batch, epoch, replayed=replayed) if mishap < 0.5 else result
 
-    async def settle(self, place, offered, at_s):
+    async def settle(self, place, offer, at_s):
         if self.chance.random() < 0.2:
             raise StoreUnavailableError("broke")
-        return await self.store.settle(place, offered, at_s)
+        return await self.store.settle(place, offer, at_s)
 
     async def compare(self, journal_id, epoch, highest):
         if self.chance.random() < 0.2:

@@ -31,11 +31,11 @@ def test_what_is_no_tag(text):
 
 @pytest.mark.parametrize("how", How)
 def test_only_versions_of_the_catalog_have_revisions(how):
-    """A name taken as it stands has no history to differ from."""
+    """A served name as it stands is what a name means, no more."""
     place = place_of(record(how=how, fingerprint="fp_0123456789_prod0425fp8"))
 
-    known = how in {How.ROUTE, How.FINGERPRINT, How.ALIAS}
-    assert place == (Place("V", "default", "m", "fp_0123456789") if known else None)
+    expected = {How.SERVED_NAME: Place("V", "default", "m", ""), How.REQUESTED_NAME: None, How.UNKNOWN: None}
+    assert place == expected.get(how, Place("V", "default", "m", "fp_0123456789"))
 
 
 def test_an_error_is_no_answer():
