@@ -150,12 +150,14 @@ class TokenUsage(msgspec.Struct, frozen=True):
         )
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one exchange cost in one currency, at one dated price.
 
     `nanos` holds the cost per kind in nano-units, rounded half-even once, in the order of `KINDS`.
     `uncertain_nanos` is how much less it may have been: the difference to the lower band where only an
     unpublished holiday calendar could tell which of the two applied; else 0.
+    `saved_nanos` is how much more the cache hits would have cost as misses, `premium_nanos` how much less everything would
+    have cost off-peak, where the peak price was charged.
     """
 
     currency: str
@@ -163,6 +165,8 @@ class Charge(msgspec.Struct, frozen=True):
     band: Band
     nanos: tuple[int, int, int, int]
     uncertain_nanos: int = 0
+    saved_nanos: int = 0
+    premium_nanos: int = 0
 
     @property
     def total_nanos(self) -> int:

@@ -53,6 +53,18 @@ _TABLE: Final = (
     Family(
         "cost_uncertain_usd_total", ("version",), "Part of the cost that an unpublished holiday may take back.", NANO
     ),
+    Family(
+        "cache_savings_usd_total",
+        ("version", "model"),
+        "What cache hits would have cost more as misses, in US dollars.",
+        NANO,
+    ),
+    Family(
+        "peak_premium_usd_total",
+        ("version", "model"),
+        "What was charged more than off-peak, in US dollars.",
+        NANO,
+    ),
     Family("records_unreplayable_total", (), "Records that Redis lost and whose journal is gone."),
     Family("records_quarantined_total", (), "Records that could not be applied and were set aside."),
     Family("app_cost_usd_total", ("app", "version"), "Cost in US dollars by app.", NANO),

@@ -216,6 +216,10 @@ def _count_extras(record: UsageRecord, extras: _Extras) -> None:
         extras["usage_violations_total", record.version, record.model, rule.value] += 1
     if record.version_mismatch:
         extras["version_mismatches_total", record.version_mismatch, record.version] += 1
+    for charge in record.charges:
+        if charge.currency == "USD":
+            extras["cache_savings_usd_total", record.version, record.model] += charge.saved_nanos
+            extras["peak_premium_usd_total", record.version, record.model] += charge.premium_nanos
     _observe("request_duration_seconds", DURATION_BUCKETS_S, record.version, record.duration_s, extras)
     if record.first_chunk_s:
         first_chunk = record.first_chunk_after_s

@@ -21,11 +21,24 @@ def charge(usage: TokenUsage, rate: Rate) -> Charge:
 
     Where the band is unknown the higher price is charged, and `uncertain_nanos` is how much less the lower price,
     rounded in the same way, would have come to. It is never negative: the catalog refuses an off-peak price above peak.
+    What the cache saved and the peak cost more are differences of the same kind.
     """
-    nanos = _parts(usage, rate.nanos_per_million)
-    lower = rate.lower_nanos_per_million
-    uncertain = 0 if lower is None else sum(nanos) - sum(_parts(usage, lower))
-    return Charge(rate.currency, rate.price_id, rate.band, nanos, uncertain)
+    prices = rate.nanos_per_million
+    nanos = _parts(usage, prices)
+    saved = rounded(usage.input_cache_hit * prices[1]) - nanos[0] if usage.input_cache_hit else 0
+    return Charge(
+        rate.currency,
+        rate.price_id,
+        rate.band,
+        nanos,
+        _more_than(nanos, usage, rate.lower_nanos_per_million),
+        saved,
+        _more_than(nanos, usage, rate.off_peak_nanos_per_million),
+    )
+
+
+def _more_than(nanos: tuple[int, int, int, int], usage: TokenUsage, lower: tuple[int, int, int, int] | None) -> int:
+    return 0 if lower is None else sum(nanos) - sum(_parts(usage, lower))
 
 
 def price_usage(

@@ -36,8 +36,8 @@ _NO_SHEETS: Final[Mapping[str, Sheets]] = MappingProxyType({})
 class Rate(msgspec.Struct, frozen=True):
     """A price in force: nano-units of `currency` per million tokens, in the order of `usage.KINDS`.
 
-    `lower_nanos_per_million` is the off-peak alternative where the band is unknown, else None. `price_id` names the
-    published price and stays the same in all its bands.
+    `lower_nanos_per_million` is the off-peak alternative where the band is unknown, `off_peak_nanos_per_million` where it is
+    the peak; else None. `price_id` names the published price and stays the same in all its bands.
     """
 
     version: str
@@ -48,6 +48,7 @@ class Rate(msgspec.Struct, frozen=True):
     lower_nanos_per_million: tuple[int, int, int, int] | None
     source: str
     review_by: date
+    off_peak_nanos_per_million: tuple[int, int, int, int] | None = None
 
 
 def rate_at(
@@ -168,4 +169,5 @@ def _rate(version: str, currency: str, sheet: Sheet, band: Band) -> Rate:
         lower_nanos_per_million=lower if band is Band.UNKNOWN else None,
         source=sheet.source,
         review_by=sheet.review_by,
+        off_peak_nanos_per_million=lower if band is Band.PEAK else None,
     )

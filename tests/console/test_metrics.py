@@ -61,6 +61,7 @@ def shown(*, created=False):
     totals = fold("j", 1, RECORDS, Retention()).additions[0].fields
     totals = {**totals, '["records_unreplayable_total"]': 1, '["records_quarantined_total"]': 2}
     totals['["version_changes_total","m"]'] = 1
+    totals |= {f'["{name}","V","m"]': 1 for name in ("cache_savings_usd_total", "peak_premium_usd_total")}
     taken = snapshot(totals, sightings=SIGHTINGS)
     series = series_of(taken, 15.0, zeros_from_start(in_force(catalog, NOW_S), "default"))
     return [

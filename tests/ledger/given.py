@@ -68,6 +68,8 @@ charges = st.lists(st.sampled_from(["USD", "CNY"]), unique=True).flatmap(
                 st.sampled_from(Band),
                 st.tuples(small, small, small, small),
                 st.integers(0, 5),
+                st.integers(0, 3),
+                st.integers(0, 2),
             )
             for currency in currencies
         ]
@@ -132,6 +134,8 @@ def added(found):
                 sums["app_cost_usd_total", one.app, one.version] += sum(charge.nanos)
                 sums["purpose_cost_usd_total", one.purpose, one.version] += sum(charge.nanos)
                 sums["cost_uncertain_usd_total", one.version] += charge.uncertain_nanos
+                sums["cache_savings_usd_total", one.version, one.model] += charge.saved_nanos
+                sums["peak_premium_usd_total", one.version, one.model] += charge.premium_nanos
     return {tuple(map(str, key)): value for key, value in sums.items() if value}
 
 

@@ -55,8 +55,22 @@ def test_both_currencies_of_an_exchange(catalog):
     charges = {one.currency: one for one in price_usage(catalog, USAGE, FLASH_1017, at("2026-11-23T02:00:00Z"))}
 
     assert {
-        "USD": Charge("USD", "deepseek-v4.1-flash-usd-2026-09-10", Band.PEAK, (6_000, 103_500, 80_400, 106_800)),
-        "CNY": Charge("CNY", "deepseek-v4.1-flash-cny-2026-09-10", Band.PEAK, (40_000, 690_000, 536_000, 712_000)),
+        "USD": Charge(
+            "USD",
+            "deepseek-v4.1-flash-usd-2026-09-10",
+            Band.PEAK,
+            (6_000, 103_500, 80_400, 106_800),
+            saved_nanos=294_000,
+            premium_nanos=148_350,
+        ),
+        "CNY": Charge(
+            "CNY",
+            "deepseek-v4.1-flash-cny-2026-09-10",
+            Band.PEAK,
+            (40_000, 690_000, 536_000, 712_000),
+            saved_nanos=1_960_000,
+            premium_nanos=989_000,
+        ),
     } == charges
 
 
