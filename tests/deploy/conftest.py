@@ -26,7 +26,8 @@ def exported():
     """Labels by the full name of every metric that may be asked for."""
     families = {name: family.labels for name, family in FAMILIES.items() if not family.buckets}
     buckets = {f"{name}_bucket": (*family.labels, "le") for name, family in FAMILIES.items() if family.buckets}
-    counters = {name: counter.labels for name, counter in metrics.PROCESS_COUNTERS.items()}
+    own = {**metrics.PROCESS_COUNTERS, **metrics.PROCESS_HISTOGRAMS}
+    counters = {name: counter.labels for name, counter in own.items()}
     return {PREFIX + name: set(labels) for name, labels in (families | buckets | GAUGES | counters).items()}
 
 
