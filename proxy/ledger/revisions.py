@@ -187,7 +187,7 @@ class Revisions:
         if 0 < number <= MOST:
             self._offers[pair] = number
         if number > 1:
-            log.warning("version_revision", version=tag(place.version, number), fingerprint=place.fingerprint)
+            log.info("version_revision", version=tag(place.version, number), fingerprint=place.fingerprint)
         return pair
 
     def _remembered(self, pair: _Pair) -> Offer:
