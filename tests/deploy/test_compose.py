@@ -80,7 +80,7 @@ def test_every_path_that_is_mounted_is_in_the_repo(services, compose, repo):
 def test_ports_are_published_on_loopback_only(services):
     """Nothing of the stack is reachable from the network unless somebody decides so; Redis not even from the host."""
     published = [port for service in services.values() for port in service.get("ports", [])]
-    assert sorted(port.split(":")[1] for port in published) == ["3000", "8400", "8401", "9090"]
+    assert sorted(port.split(":")[1] for port in published) == ["3000", "8400", "8401", "9090", "9093"]
     assert all(port.startswith("127.0.0.1:") for port in published)
     assert "ports" not in services["redis"]
 
