@@ -101,9 +101,10 @@ def test_nginx_accepts_the_example(repo, tmp_path):
     if tuple(map(int, re.search(r"/(\d+)\.(\d+)\.(\d+)", version).groups())) < (1, 25, 1):
         example = re.sub(r"http2 on;.*", "", example)
     (tmp_path / "meter.conf").write_text(example)
-    whole = (
-        f"pid {tmp_path}/pid; error_log stderr; events {{}} http {{ access_log off; include {tmp_path}/meter.conf; }}"
-    )
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = " ".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    http = f"http {{ access_log off; {places} include {tmp_path}/meter.conf; }}"
+    whole = f"pid {tmp_path}/pid; error_log stderr; events {{}} {http}"
     (tmp_path / "nginx.conf").write_text(whole)
     outcome = subprocess.run([nginx, "-t", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False)
 
