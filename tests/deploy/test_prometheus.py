@@ -3,8 +3,10 @@
 What the rules compute is tested in deploy/prometheus/tests/ by promtool itself; here it is run, and shown to notice changes.
 """
 
+import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -92,11 +94,16 @@ MUTATIONS = {
 
 @pytest.fixture
 def pack(repo, tmp_path):
-    """A copy of deploy/prometheus to change; its token lies beside it, because promtool wants to see the file."""
-    copy = shutil.copytree(repo / "deploy/prometheus", tmp_path / "prometheus")
-    (tmp_path / "token").write_text("a token\n")
+    """A copy of deploy/prometheus to change."""
+    return copy_of(repo, tmp_path)
+
+
+def copy_of(repo, folder):
+    """deploy/prometheus in a folder; its token lies beside it, because promtool wants to see the file."""
+    copy = shutil.copytree(repo / "deploy/prometheus", folder / "prometheus")
+    (folder / "token").write_text("a token\n")
     config = copy / "prometheus.yml"
-    config.write_text(config.read_text().replace("/run/secrets/console_token", str(tmp_path / "token")))
+    config.write_text(config.read_text().replace("/run/secrets/console_token", str(folder / "token")))
     return copy
 
 
@@ -147,16 +154,35 @@ def test_the_rules_compute_what_their_tests_say(promtool, pack):
     assert outcome.returncode == 0, outcome.stderr + outcome.stdout
 
 
-@pytest.mark.parametrize("change", MUTATIONS)
-def test_a_changed_rule_is_noticed(change, promtool, pack):
-    """Each threshold, pause and reduction matters to some unit test: changed, it makes one fail."""
+@pytest.fixture(scope="module")
+def changed(repo, promtool, tmp_path_factory, request):
+    """What promtool says of each changed pack that is asked for: several at once, since each is a process of its own."""
+    ours = [
+        item for item in request.session.items if getattr(item, "originalname", "") == "test_a_changed_rule_is_noticed"
+    ]
+    asked = [item.callspec.params["change"] for item in ours]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {name: pool.submit(outcomes_of, name, repo, promtool, tmp_path_factory.mktemp("pack")) for name in asked}
+
+
+def outcomes_of(change, repo, promtool, folder):
+    """The exit codes of the check and of the unit tests, with one change made to a copy of the pack."""
+    pack = copy_of(repo, folder)
     name, old, new = MUTATIONS[change]
     path = pack / "rules" / name
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    assert promtool("check", "rules", path).returncode == 0
-    assert rule_tests(promtool, pack, first=named_around(text, old)).returncode != 0
+    check = promtool("check", "rules", path).returncode
+    return check, rule_tests(promtool, pack, first=named_around(text, old)).returncode
+
+
+@pytest.mark.parametrize("change", MUTATIONS)
+def test_a_changed_rule_is_noticed(change, changed):
+    """Each threshold, pause and reduction matters to some unit test: changed, it makes one fail."""
+    check, tests = changed[change].result()
+    assert check == 0
+    assert tests != 0
 
 
 def test_the_zero_of_a_new_series_is_always_seen(config):
