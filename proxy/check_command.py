@@ -50,7 +50,7 @@ def unpriced(days: Iterable[Mapping[bytes, bytes]], billed_in: str) -> list[str]
                 tokens[cell.model, cell.version, cell.upstream] += int(value)
     return [
         f"prices: {model} ({version} at {upstream}) had {count:,} tokens without a {billed_in} price in the last "
-        f"{LOOKED_BACK_DAYS} days; docs/prices.md says how to add one, `reprice` how to rate them again"
+        f"{LOOKED_BACK_DAYS} days; docs/prices.md says how to add one"
         for (model, version, upstream), count in sorted(tokens.items())
         if count
     ]

@@ -16,16 +16,16 @@ import aiohttp
 import msgspec
 import structlog
 
-from proxy.console.reconciliation import NANO, Account, Gap, gap_of, looked
+from proxy.console.files import write_whole
+from proxy.console.reconciliation import Account, Gap, gap_of, looked
 from proxy.console.versions import iso
 from proxy.ledger.answers import Snapshot
-from proxy.ledger.families import parse_field
+from proxy.ledger.families import NANO, parse_field
 from proxy.pricing.tariff import decimal
 from proxy.settings import DEFAULT_UPSTREAM, BalanceSettings, UpstreamSettings
 
 ANSWER_S: Final = 30.0
 STALE_AFTER_POLLS: Final = 3
-CURRENCIES: Final = ("USD", "CNY")
 
 log = structlog.get_logger(__name__)
 
@@ -75,10 +75,8 @@ class State:
 
     def save(self, accounts: dict[str, Account]) -> None:
         """Whole or not at all; without it the next start has to watch for a while before it can compare."""
-        unborn = self._path.with_suffix(".new")
         try:
-            unborn.write_bytes(msgspec.json.encode(_Saved(self._account, accounts)))
-            unborn.rename(self._path)
+            write_whole(self._path, msgspec.json.encode(_Saved(self._account, accounts)))
         except OSError as error:
             log.warning("balance_not_saved", error=str(error))
 

@@ -7,7 +7,6 @@ young that its owners send everything again (`watermark.YOUNG_S`).
 Plain decisions: the snapshot and the time come in; only `load` and `save` touch a file.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.console.files import write_whole
 from proxy.ledger.answers import Snapshot
 from proxy.ledger.watermark import YOUNG_S
 
@@ -83,8 +83,4 @@ def load(path: Path) -> Seen:
 
 def save(path: Path, seen: Seen) -> None:
     """Save it, whole or not at all. Raises OSError."""
-    unborn = path.with_suffix(".new")
-    fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.encode(seen))
-    unborn.rename(path)
+    write_whole(path, msgspec.json.encode(seen))

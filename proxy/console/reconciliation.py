@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-NANO: Final = 1_000_000_000
+from proxy.ledger.families import NANO
+
 CENT_NANOS: Final = NANO // 100
 TOLERANCE_NANOS: Final = 2 * CENT_NANOS
 """Balances are printed to the cent, and there are two parts of them."""

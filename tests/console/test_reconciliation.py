@@ -12,12 +12,12 @@ from proxy.console.reconciliation import (
     CENT_NANOS,
     LESS_FELL,
     MORE_FELL,
-    NANO,
     STRETCH_S,
     Account,
     gap_of,
     looked,
 )
+from proxy.ledger.families import NANO
 from proxy.settings import BalanceSettings
 
 SETTLE_S = 1800.0

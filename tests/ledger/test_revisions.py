@@ -56,6 +56,12 @@ def journal(tmp_path):
         writer.close()
 
 
+def forget_the_newest(shelf):
+    """The registry as it was before it knew the newer build."""
+    for field in (pair_field("V", "default", NEW), '["taken","V"]2', '["highest","V"]'):
+        shelf.client.hdel(shelf.key("revisions"), field)
+
+
 def versions(shelf):
     """Exchanges by version."""
     found = Counter()
@@ -194,9 +200,7 @@ def test_a_number_somebody_else_got_after_a_rollback_is_not_shared(shelf, journa
         async with shipping(store, writer) as shipper:
             await shipper.ship(2)
             writer.append(encoded(record(3, fingerprint=NEW)))
-            key = shelf.key("revisions")
-            for forgotten in (pair_field("V", "default", NEW), '["taken","V"]2', '["highest","V"]'):
-                shelf.client.hdel(key, forgotten)
+            forget_the_newest(shelf)
             assert await store.settle(place(THIRD), Offer(), 5.0) == 2
             await shipper.ship(3)
 
@@ -250,9 +254,7 @@ def test_a_fingerprint_has_one_number_in_a_batch(shelf, journal):
     async def work(store):
         async with shipping(store, writer) as shipper:
             await shipper.ship(2)
-            key = shelf.key("revisions")
-            for forgotten in (pair_field("V", "default", NEW), '["taken","V"]2', '["highest","V"]'):
-                shelf.client.hdel(key, forgotten)
+            forget_the_newest(shelf)
             assert await store.settle(place(THIRD), Offer(), 5.0) == 2
             for one in (record(3, fingerprint=NEW), record(4, fingerprint=NEW, model="n")):
                 writer.append(encoded(one))
