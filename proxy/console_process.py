@@ -21,7 +21,7 @@ from proxy.console.app import Console, Upstreams
 from proxy.console.balance import fetcher
 from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
-from proxy.upstreams import price_hosts_of, routes_of
+from proxy.upstreams import routes_of, sellers_of
 
 MAX_REPORT_BYTES = 64 * 1024
 LONGEST_WAIT_S = 2.0
@@ -39,7 +39,7 @@ async def _run(orders: ConsoleOrders) -> None:
     loop.add_reader(channel.fileno(), lambda: _take_reports(channel, workers))
     catalog = LiveCatalog(orders.settings.pricing.catalog_file)
     looking = asyncio.create_task(_look_at(catalog))
-    upstreams = Upstreams(price_hosts_of(orders.settings), routes_of(orders.settings))
+    upstreams = Upstreams(sellers_of(orders.settings), routes_of(orders.settings))
     fetch = fetcher(orders.settings.upstream, orders.balance_key) if orders.balance_key else None
     console = Console(
         orders.settings,

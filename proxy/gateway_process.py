@@ -49,7 +49,7 @@ from proxy.metering.calibration import Errors
 from proxy.metering.request import RequestFacts
 from proxy.pricing.versions import expected, mismatch
 from proxy.settings import Settings, UpstreamSettings
-from proxy.upstreams import price_hosts_of, routes_of, routing_of
+from proxy.upstreams import routes_of, routing_of, sellers_of
 from proxy.usage import METERED_APIS, BegunMark, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
 
@@ -84,7 +84,7 @@ class GatewayWorker:
         self._store = open_store(settings, orders.redis_url)
         self._catalog = LiveCatalog(settings.pricing.catalog_file)
         self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing)
-        self._routes, self._price_hosts = routes_of(settings), price_hosts_of(settings)
+        self._routes, self._sellers = routes_of(settings), sellers_of(settings)
         self._overhead = _Overhead()
         self._counting = Counting(
             partial(load_tokenizer, Path(settings.store.data_dir)), settings.metering.count_timeout_seconds
@@ -99,7 +99,7 @@ class GatewayWorker:
     def _pricing(self) -> Pricing:
         """The catalog in force at this moment, and what decides in it."""
         instant = self._orders.settings.pricing.instant
-        return Pricing(self._catalog.current, instant, routes=self._routes, hosts=self._price_hosts)
+        return Pricing(self._catalog.current, instant, routes=self._routes, sellers=self._sellers)
 
     async def run(self) -> None:
         """Serve until told to stop; every open exchange has its record when this returns."""

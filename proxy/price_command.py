@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from proxy.gateway.hosts import Routing
 from proxy.pricing.catalog import Catalog
-from proxy.pricing.tariff import Host, price_lists, printed, rate_at, sheet_at
+from proxy.pricing.tariff import Seller, price_lists, printed, rate_at, sheet_at
 from proxy.pricing.versions import resolve
 from proxy.settings import DEFAULT_UPSTREAM, Settings
-from proxy.upstreams import price_hosts_of, routes_of, routing_of
+from proxy.upstreams import routes_of, routing_of, sellers_of
 
 
 class Asked(NamedTuple):
@@ -25,7 +25,7 @@ class Where:
 
     def __init__(self, settings: Settings) -> None:
         self._routing: Routing = routing_of(settings)
-        self._hosts = price_hosts_of(settings)
+        self._sellers = sellers_of(settings)
         self.routes = routes_of(settings)
 
     def upstream(self, asked: Asked) -> str:
@@ -34,18 +34,18 @@ class Where:
         found = asked.upstream or self._routing.upstream_of(asked.model)
         return found or (next(routed, "") if asked.version and not asked.model else "") or DEFAULT_UPSTREAM
 
-    def host(self, upstream: str) -> Host:
+    def seller(self, upstream: str) -> Seller:
         """Whose prices hold there."""
-        return self._hosts[upstream]
+        return self._sellers[upstream]
 
 
 def price_row(catalog: Catalog, at: datetime, where: Where, asked: Asked, currency: str) -> dict[str, Any]:
     """The price of a model or version at an instant; where there is none, also `why`. `upstream` is there if it has a name."""
     at_s, model = at.timestamp(), asked.model
     upstream = where.upstream(asked)
-    host = where.host(upstream)
+    seller = where.seller(upstream)
     named = asked.version or _version(catalog, at_s, where, asked, upstream)
-    rate = rate_at(catalog, named, currency, at_s, model=model, host=host)
+    rate = rate_at(catalog, named, currency, at_s, model=model, seller=seller)
     row: dict[str, Any] = {
         "at": at.isoformat().replace("+00:00", "Z"),
         "model": model,
@@ -60,7 +60,7 @@ def price_row(catalog: Catalog, at: datetime, where: Where, asked: Asked, curren
     if upstream != DEFAULT_UPSTREAM:
         row["upstream"] = upstream
     if rate is None:
-        row["why"] = why_unpriced(catalog, named, currency, at_s, model=model, host=host)
+        row["why"] = why_unpriced(catalog, named, currency, at_s, model=model, seller=seller)
         elsewhere = _version(catalog, at_s, where, asked._replace(api="anthropic"), upstream)
         if not asked.version and elsewhere in catalog.versions and asked.api != "anthropic":
             row["why"] += f"; on Anthropic's dialect the name means {elsewhere}: give --api anthropic"
@@ -81,17 +81,19 @@ def _version(catalog: Catalog, at_s: float, where: Where, asked: Asked, upstream
     return found.version
 
 
-def why_unpriced(catalog: Catalog, version: str, currency: str, at_s: float, *, model: str, host: Host) -> str:
+def why_unpriced(catalog: Catalog, version: str, currency: str, at_s: float, *, model: str, seller: Seller) -> str:
     """In a sentence: what is missing, and what would help."""
     if version not in catalog.versions:
         return f"{version} is no version of the catalog; [pricing] catalog_file can name it and its price"
-    if not host.follows_deepseek and not any(sheets.get(currency) for sheets in price_lists(catalog, version, host)):
+    if not seller.follows_deepseek and not any(
+        sheets.get(currency) for sheets in price_lists(catalog, version, seller)
+    ):
         return (
-            f"{host.name} has prices of its own, and the catalog has none in {currency} for {version} there; "
-            f'[pricing] catalog_file can give it one with upstreams = ["{host.name}"]'
+            f"{seller.name} has prices of its own, and the catalog has none in {currency} for {version} there; "
+            f'[pricing] catalog_file can give it one with upstreams = ["{seller.name}"]'
         )
-    names = {name for sheets in price_lists(catalog, version, host) for name in sheets.get(currency, {})}
-    own = [name for name in names if name and sheet_at(catalog, version, currency, at_s, model=name, host=host)]
+    names = {name for sheets in price_lists(catalog, version, seller) for name in sheets.get(currency, {})}
+    own = [name for name in names if name and sheet_at(catalog, version, currency, at_s, model=name, seller=seller)]
     if own and model not in own:
         return f"at that time {version} was priced by name: give --model {' or '.join(sorted(own))}"
     return f"no {currency} price of {version} is known for that instant"

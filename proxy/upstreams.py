@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from proxy.errors import SettingsError
 from proxy.gateway.hosts import Routing
 from proxy.gateway.keys import key_line, read_client_keys
-from proxy.pricing.tariff import Host
+from proxy.pricing.tariff import Seller
 from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, NamedUpstreamSettings, Settings
 
@@ -26,10 +26,10 @@ def routing_of(settings: Settings) -> Routing:
     return Routing({one.name: one.models for one in settings.upstreams})
 
 
-def price_hosts_of(settings: Settings) -> dict[str, Host]:
+def sellers_of(settings: Settings) -> dict[str, Seller]:
     """Whose prices hold for each upstream."""
     every = settings.all_upstreams().items()
-    return {name: Host(name, follows_deepseek=one.price_list == "deepseek") for name, one in every}
+    return {name: Seller(name, follows_deepseek=one.price_list == "deepseek") for name, one in every}
 
 
 class Keys(NamedTuple):

@@ -25,7 +25,7 @@ from proxy.ledger.answers import Snapshot
 from proxy.ledger.store import Store
 from proxy.pricing.catalog import Catalog, in_force
 from proxy.pricing.fixed import fixed_costs
-from proxy.pricing.tariff import Host, versions_on
+from proxy.pricing.tariff import Seller, versions_on
 from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, Settings, split_address
 
@@ -50,7 +50,7 @@ _PAGE: Final = """deepseek-meter console
 class Upstreams(NamedTuple):
     """Whose prices hold on each upstream, and what an operator says that names mean there."""
 
-    hosts: Mapping[str, Host]
+    sellers: Mapping[str, Seller]
     routes: Routes
 
 
@@ -224,9 +224,9 @@ class Console:
     def _priced_places(self, now_s: float) -> list[metrics.Place]:
         catalog, routes = self._catalog(), self._upstreams.routes
         return [
-            (host, version)
-            for host in self._upstreams.hosts.values()
-            for version in versions_on(catalog, host, now_s, routes.get(host.name, {}).values())
+            (seller, version)
+            for seller in self._upstreams.sellers.values()
+            for version in versions_on(catalog, seller, now_s, routes.get(seller.name, {}).values())
         ]
 
     def _spend_limits(self) -> dict[str, float]:

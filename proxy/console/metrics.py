@@ -27,11 +27,11 @@ from proxy.ledger.answers import Snapshot
 from proxy.ledger.families import FAMILIES, NANO, PREFIX
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.fixed import FixedCost
-from proxy.pricing.tariff import Host, bands, rate_at
+from proxy.pricing.tariff import Seller, bands, rate_at
 from proxy.usage import KINDS, Band
 
-Place = tuple[Host, str]
-"""A host and a version of which it has a price to show."""
+Place = tuple[Seller, str]
+"""Whose prices, and a version of which there is one to show."""
 
 Family = Metric
 """A metric family, ready to be encoded."""
@@ -156,17 +156,17 @@ def price_families(catalog: Catalog, places: Iterable[Place], now_s: float) -> I
     """The prices in force on each host, which band is active, and until when they were to be reviewed (the earliest of all hosts)."""
     price, active, review = (_gauge(name) for name in _PRICE_GAUGES)
     review_by: dict[str, date] = {}
-    for host, version in places:
-        current = rate_at(catalog, version, "USD", now_s, host=host)
+    for seller, version in places:
+        current = rate_at(catalog, version, "USD", now_s, seller=seller)
         if current is None:
             continue
         review_by[version] = min(review_by.get(version, date.max), current.review_by)
         if current.band is Band.UNKNOWN:
-            active.add_metric((host.name, version, Band.UNKNOWN.value), 1)
-        for rate in bands(catalog, version, "USD", now_s, host=host):
-            active.add_metric((host.name, version, rate.band.value), float(rate.band is current.band))
+            active.add_metric((seller.name, version, Band.UNKNOWN.value), 1)
+        for rate in bands(catalog, version, "USD", now_s, seller=seller):
+            active.add_metric((seller.name, version, rate.band.value), float(rate.band is current.band))
             for kind, nanos in zip(_KINDS, rate.nanos_per_million, strict=True):
-                price.add_metric((host.name, version, kind, rate.band.value), nanos / NANO)
+                price.add_metric((seller.name, version, kind, rate.band.value), nanos / NANO)
     for version, day in review_by.items():
         review.add_metric((version,), datetime.combine(day, time.min, UTC).timestamp())
     yield from (price, active, review)

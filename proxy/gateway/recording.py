@@ -12,7 +12,7 @@ from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.cost import price_usage
-from proxy.pricing.tariff import DEEPSEEK, Host
+from proxy.pricing.tariff import DEEPSEEK, Seller
 from proxy.pricing.versions import NO_ROUTES, Resolution, Routes, mismatch, resolve
 from proxy.usage import (
     METERED_APIS,
@@ -70,11 +70,11 @@ class Pricing(msgspec.Struct, frozen=True):
     instant: str = "end"
     holidays: Mapping[int, frozenset[date]] = {}
     routes: Routes = NO_ROUTES
-    hosts: Mapping[str, Host] = {}
+    sellers: Mapping[str, Seller] = {}
 
-    def host(self, upstream: str) -> Host:
+    def seller(self, upstream: str) -> Seller:
         """Whose prices hold for an upstream; DeepSeek's for one that nobody described."""
-        return self.hosts.get(upstream, DEEPSEEK)
+        return self.sellers.get(upstream, DEEPSEEK)
 
 
 class _Counts(msgspec.Struct, frozen=True):
@@ -227,5 +227,5 @@ def _charges(
 ) -> tuple[Charge, ...]:
     if usage is None:
         return ()
-    model, host = facts.request.model, pricing.host(facts.upstream)
-    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays, model=model, host=host)
+    model, seller = facts.request.model, pricing.seller(facts.upstream)
+    return price_usage(pricing.catalog, usage, version, instant_s, pricing.holidays, model=model, seller=seller)

@@ -9,7 +9,7 @@ from typing import Final
 
 from proxy.pricing.calendar import HolidayCalendar
 from proxy.pricing.catalog import Catalog
-from proxy.pricing.tariff import DEEPSEEK, NO_HOLIDAYS, Host, Rate, price_lists, rate_at
+from proxy.pricing.tariff import DEEPSEEK, NO_HOLIDAYS, Rate, Seller, price_lists, rate_at
 from proxy.usage import Charge, TokenUsage
 
 MILLION: Final = 1_000_000
@@ -49,12 +49,12 @@ def price_usage(
     holidays: HolidayCalendar = NO_HOLIDAYS,
     *,
     model: str = "",
-    host: Host = DEEPSEEK,
+    seller: Seller = DEEPSEEK,
 ) -> tuple[Charge, ...]:
     """One charge for each currency in which `version`, asked for as `model`, has a price at the instant; none where it has no price."""
-    lists = price_lists(catalog, version, host)
+    lists = price_lists(catalog, version, seller)
     wanted = lists[0] if len(lists) == 1 else dict.fromkeys(chain(*lists))
-    rates = (rate_at(catalog, version, currency, at_s, holidays, model=model, host=host) for currency in wanted)
+    rates = (rate_at(catalog, version, currency, at_s, holidays, model=model, seller=seller) for currency in wanted)
     return tuple(charge(usage, rate) for rate in rates if rate is not None)
 
 

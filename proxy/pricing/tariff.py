@@ -22,14 +22,14 @@ from proxy.usage import KINDS, Band, Kind
 NO_HOLIDAYS: Final[HolidayCalendar] = MappingProxyType({})
 
 
-class Host(NamedTuple):
+class Seller(NamedTuple):
     """Whose prices hold: those the catalog has for a host by its name, and DeepSeek's own where the host follows them."""
 
     name: str = ""
     follows_deepseek: bool = True
 
 
-DEEPSEEK: Final = Host()
+DEEPSEEK: Final = Seller()
 _NO_SHEETS: Final[Mapping[str, Sheets]] = MappingProxyType({})
 
 
@@ -59,56 +59,56 @@ def rate_at(
     holidays: HolidayCalendar = NO_HOLIDAYS,
     *,
     model: str = "",
-    host: Host = DEEPSEEK,
+    seller: Seller = DEEPSEEK,
 ) -> Rate | None:
     """The rate at an instant (seconds since the epoch); None where no price is known, which is not a price of zero.
 
     `holidays` holds the operator's own calendars per year and goes before the official ones. `model` is the name that was
     asked for: in 2025 it decided the price.
     """
-    sheet = sheet_at(catalog, version, currency, at_s, model=model, host=host)
+    sheet = sheet_at(catalog, version, currency, at_s, model=model, seller=seller)
     if sheet is None:
         return None
     return _rate(version, currency, sheet, _band(sheet.rule, at_s, holidays, catalog.holidays))
 
 
 def bands(
-    catalog: Catalog, version: str, currency: str, at_s: float, *, model: str = "", host: Host = DEEPSEEK
+    catalog: Catalog, version: str, currency: str, at_s: float, *, model: str = "", seller: Seller = DEEPSEEK
 ) -> tuple[Rate, ...]:
     """The rates of all bands in force at an instant: flat, or peak and off-peak; none where no price is known."""
-    sheet = sheet_at(catalog, version, currency, at_s, model=model, host=host)
+    sheet = sheet_at(catalog, version, currency, at_s, model=model, seller=seller)
     if sheet is None:
         return ()
     names = (Band.FLAT,) if sheet.rule is None else (Band.PEAK, Band.OFF_PEAK)
     return tuple(_rate(version, currency, sheet, band) for band in names)
 
 
-def currencies(catalog: Catalog, version: str, host: Host = DEEPSEEK) -> tuple[str, ...]:
-    """The currencies in which a version has, or had, a price on a host."""
+def currencies(catalog: Catalog, version: str, seller: Seller = DEEPSEEK) -> tuple[str, ...]:
+    """The currencies in which a version has, or had, a price with a seller."""
     found = (
         currency
-        for sheets in price_lists(catalog, version, host)
+        for sheets in price_lists(catalog, version, seller)
         for currency, by_name in sheets.items()
         if any(span.value is not None for prices in by_name.values() for span in prices.spans)
     )
     return tuple(dict.fromkeys(found))
 
 
-def versions_on(catalog: Catalog, host: Host, at_s: float, routed: Iterable[str] = ()) -> tuple[str, ...]:
+def versions_on(catalog: Catalog, seller: Seller, at_s: float, routed: Iterable[str] = ()) -> tuple[str, ...]:
     """The versions of which a host may have a price to show.
 
     Those routed to it, those it has prices of its own for, and on the default host those that DeepSeek's names mean.
     """
-    own = catalog.own_sheets.get(host.name, {})
-    meant = [version for version, _ in in_force(catalog, at_s)] if host.name in ("", DEFAULT_UPSTREAM) else []
+    own = catalog.own_sheets.get(seller.name, {})
+    meant = [version for version, _ in in_force(catalog, at_s)] if seller.name in ("", DEFAULT_UPSTREAM) else []
     return tuple(dict.fromkeys((*meant, *routed, *own)))
 
 
 def sheet_at(
-    catalog: Catalog, version: str, currency: str, at_s: float, *, model: str = "", host: Host = DEEPSEEK
+    catalog: Catalog, version: str, currency: str, at_s: float, *, model: str = "", seller: Seller = DEEPSEEK
 ) -> Sheet | None:
     """The price sheet in force, with its rule and before any question about the hour."""
-    for sheets in price_lists(catalog, version, host):
+    for sheets in price_lists(catalog, version, seller):
         by_name = sheets.get(currency, {})
         prices = by_name.get(model) or by_name.get("")
         span = None if prices is None else prices.span_at(at_s)
@@ -117,13 +117,13 @@ def sheet_at(
     return None
 
 
-def price_lists(catalog: Catalog, version: str, host: Host) -> tuple[Mapping[str, Sheets], ...]:
-    """The price lists that hold for a version on a host, by currency: its own, then DeepSeek's where that is followed."""
+def price_lists(catalog: Catalog, version: str, seller: Seller) -> tuple[Mapping[str, Sheets], ...]:
+    """The price lists that hold for a version with a seller, by currency: its own, then DeepSeek's where that is followed."""
     public = catalog.sheets.get(version, _NO_SHEETS)
     if not catalog.own_sheets:
-        return (public,) if host.follows_deepseek else ()
-    own = catalog.own_sheets.get(host.name, {}).get(version, _NO_SHEETS)
-    return (own, public) if host.follows_deepseek else (own,)
+        return (public,) if seller.follows_deepseek else ()
+    own = catalog.own_sheets.get(seller.name, {}).get(version, _NO_SHEETS)
+    return (own, public) if seller.follows_deepseek else (own,)
 
 
 def printed(rate: Rate) -> Mapping[Kind, str]:

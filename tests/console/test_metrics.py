@@ -22,7 +22,7 @@ from proxy.ledger.families import FAMILIES, PREFIX
 from proxy.ledger.tally import Retention, fold
 from proxy.pricing.catalog import in_force
 from proxy.pricing.fixed import FixedCost
-from proxy.pricing.tariff import Host
+from proxy.pricing.tariff import Seller
 from proxy.settings import Settings
 from proxy.usage import Band, Charge, Missing, Rule
 
@@ -52,7 +52,7 @@ HISTOGRAMS = {name for name, family in FAMILIES.items() if family.buckets} | set
 
 def places(catalog, at_s):
     """The default host with the versions in force."""
-    return [(Host("default"), version) for version, _ in in_force(catalog, at_s)]
+    return [(Seller("default"), version) for version, _ in in_force(catalog, at_s)]
 
 
 def shown(*, created=False):
@@ -194,7 +194,7 @@ def test_processes_are_shown_by_their_slot():
 def console(store):
     workers = Workers()
     workers.take(report(0), 10**12)
-    upstreams = Upstreams({"default": Host("default")}, {})
+    upstreams = Upstreams({"default": Seller("default")}, {})
     return Console(Settings(), store, builtin_catalog, workers, upstreams=upstreams, wall_s=lambda: NOW_S)
 
 
