@@ -1,19 +1,28 @@
 """Writes the Grafana dashboards of this directory: `python dashboards/build.py`, or `--check` to compare only.
 
-The JSON beside this file is output; a change there is lost. What stands on a dashboard is in `boards`, how it is drawn in
-`drawing`.
+The JSON beside this file is output; a change there is lost. What stands on a dashboard is in the module of its name, how it is
+drawn in `drawing`.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from boards import BOARDS
+import cost_by_version
+import metering_health
+import proxy_operations
+import versions_compared
 from drawing import drawn
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as schema
 
 HERE = Path(__file__).parent
+BOARDS = {
+    "cost-by-version.json": cost_by_version.BOARD,
+    "metering-health.json": metering_health.BOARD,
+    "proxy-operations.json": proxy_operations.BOARD,
+    "versions-compared.json": versions_compared.BOARD,
+}
 
 
 def rendered(board: schema.Dashboard) -> str:

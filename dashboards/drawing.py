@@ -1,4 +1,4 @@
-"""How a dashboard is drawn: panels, variables and queries over the recorded series. What stands on them is in `boards`.
+"""How a dashboard is drawn: panels, variables and queries over the recorded series. What stands on one is in the file of its name.
 
 Rule 1: queries read recorded series (`global:…`, `version:…`; deploy/prometheus/rules/recording.yml). The raw families
         show the same total on every replica, and a sum over them would count money once per replica.
@@ -182,6 +182,23 @@ def numbered(board: schema.Dashboard) -> schema.Dashboard:
     for number, item in enumerate(board.panels or [], start=1):
         item.id_val = number
     return board
+
+
+JOB, VERSION, MODEL, APP = (
+    Choice("job", "The installation: its replicas share one job.", "global:deepseek_meter_store_up:min"),
+    Choice(
+        "version",
+        "The version that answered, as the meter tagged it.",
+        'global:deepseek_meter_tokens_total:max{job=~"$job"}',
+    ),
+    Choice(
+        "model",
+        "The model as it was requested.",
+        'global:deepseek_meter_tokens_total:max{job=~"$job", version=~"$version"}',
+    ),
+    Choice("app", "Who asked.", 'global:deepseek_meter_app_cost_usd_total:max{job=~"$job", version=~"$version"}'),
+)
+"""The variables that dashboards offer."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""The dashboard *Cost by version*: what each version costs, what drives it, what could be saved, what is not known."""
+
+from drawing import (
+    ANSWERED,
+    APP,
+    INPUT,
+    JOB,
+    METERED,
+    MODEL,
+    MONTH,
+    OUTPUT,
+    TODAY,
+    VERSION,
+    Board,
+    View,
+    bars,
+    lines,
+    number,
+    per_second,
+    ratio,
+    recorded,
+    stacked,
+    state,
+)
+
+SPEND = (
+    View(
+        title="Spend rate (USD per hour)",
+        description="What each version costs per hour at the moment. The areas add up to the whole.",
+        unit="currencyUSD",
+        query=f"3600 * {per_second('cost_usd_total', by='version')}",
+        legend="{{version}}",
+        draw=stacked,
+        width=12,
+    ),
+    View(
+        title="Spend today",
+        description="Exact spend since midnight in the console's time zone, from the ledger; the model filter has no effect.",
+        unit="currencyUSD",
+        query=f"sum by (version) ({recorded('spend_usd', TODAY)})",
+        legend="{{version}}",
+        draw=bars,
+        width=6,
+    ),
+    View(
+        title="Spend this month",
+        description="Exact spend since the first of the month in the console's time zone, from the ledger; the model filter has no effect.",
+        unit="currencyUSD",
+        query=f"sum by (version) ({recorded('spend_usd', MONTH)})",
+        legend="{{version}}",
+        draw=bars,
+        width=6,
+    ),
+    View(
+        title="Cost per request",
+        description="Mean cost of an exchange that used the model. Refused ones and upstream errors cost nothing and are not in the divisor.",
+        unit="currencyUSD",
+        query=ratio(
+            per_second("cost_usd_total", by="version"), per_second("requests_total", METERED, ANSWERED, by="version")
+        ),
+        legend="{{version}}",
+        draw=lines,
+        width=12,
+    ),
+    View(
+        title="Spend rate by app (USD per hour)",
+        description="Who causes the spend, by the app's name or the keyed hash of its key; the model filter has no effect.",
+        unit="currencyUSD",
+        query=f"3600 * {per_second('app_cost_usd_total', by='app')}",
+        legend="{{app}}",
+        draw=stacked,
+        width=12,
+    ),
+)
+
+DRIVERS = (
+    View(
+        title="Tokens by kind (per second)",
+        description="The four kinds are disjoint: hit and miss make the prompt, reasoning and answer the completion.",
+        unit="si:tokens/s",
+        query=per_second("tokens_total", by="kind"),
+        legend="{{kind}}",
+        draw=stacked,
+        width=12,
+    ),
+    View(
+        title="Requests by outcome (per second)",
+        description="How exchanges ended, those of all paths included.",
+        unit="reqps",
+        query=per_second("requests_total", by="outcome"),
+        legend="{{outcome}}",
+        draw=stacked,
+        width=12,
+    ),
+    View(
+        title="Reasoning share",
+        description="Reasoning tokens as a share of all output tokens. They are billed like answers.",
+        unit="percentunit",
+        query=ratio(
+            per_second("tokens_total", 'kind="output_reasoning"', by="version"),
+            per_second("tokens_total", OUTPUT, by="version"),
+        ),
+        legend="{{version}}",
+        draw=lines,
+        width=12,
+    ),
+    View(
+        title="Cache hit ratio",
+        description="Input tokens the provider found in its prompt cache, as a share of all input tokens. A fall makes the same traffic dearer.",
+        unit="percentunit",
+        query=ratio(
+            per_second("tokens_total", 'kind="input_cache_hit"', by="version"),
+            per_second("tokens_total", INPUT, by="version"),
+        ),
+        legend="{{version}}",
+        draw=lines,
+        width=12,
+    ),
+)
+
+TRUST = (
+    View(
+        title="Tokens without a price (per second)",
+        description="Tokens that no price sheet covers. They are missing from every cost above; it should be empty or 0.",
+        unit="si:tokens/s",
+        query=per_second("unpriced_tokens_total", by="version, currency"),
+        legend="{{version}} {{currency}}",
+        draw=lines,
+        width=10,
+    ),
+    View(
+        title="Requests without usage (per second)",
+        description="Exchanges for which the provider reported no token counts, by reason. Their tokens are estimated or unknown.",
+        unit="reqps",
+        query=per_second("requests_without_usage_total", by="version, reason"),
+        legend="{{version}} {{reason}}",
+        draw=lines,
+        width=10,
+    ),
+    View(
+        title="Store reachable",
+        description="Whether every replica reaches its store. If one does not, the figures above may be too low.",
+        unit="bool_yes_no",
+        query=f"min by (job) ({recorded('store_up', how='min')})",
+        legend="{{job}}",
+        draw=state,
+        width=4,
+    ),
+)
+
+SAVINGS = (
+    View(
+        title="Saved by the cache (USD per hour)",
+        description="What cache hits would have cost more as misses.",
+        unit="currencyUSD",
+        query=f"3600 * {per_second('cache_savings_usd_total', by='version')}",
+        legend="{{version}}",
+        draw=stacked,
+    ),
+    View(
+        title="Charged for peak hours (USD per hour)",
+        description="What was charged more than the same tokens cost off-peak: what moving them to another hour would save.",
+        unit="currencyUSD",
+        query=f"3600 * {per_second('peak_premium_usd_total', by='version')}",
+        legend="{{version}}",
+        draw=stacked,
+    ),
+    View(
+        title="Fixed costs (USD per hour)",
+        description="What versions cost by the clock, as the settings say; not part of the spend above.",
+        unit="currencyUSD",
+        query=f"sum by (version, item) ({recorded('version_fixed_cost_usd_per_hour')})",
+        legend="{{version}} {{item}}",
+        draw=stacked,
+    ),
+    View(
+        title="Spend rate by purpose (USD per hour)",
+        description="Production, validation and shadow traffic; the model filter has no effect.",
+        unit="currencyUSD",
+        query=f"3600 * {per_second('purpose_cost_usd_total', by='purpose')}",
+        legend="{{purpose}}",
+        draw=stacked,
+    ),
+    View(
+        title="Prices in force (USD per million tokens)",
+        description="What each kind of token costs in each band, by the list in force.",
+        unit="currencyUSD",
+        query=f"max by (version, kind, band) ({recorded('price_usd_per_million_tokens')})",
+        legend="{{version}} {{kind}} {{band}}",
+        draw=bars,
+    ),
+    View(
+        title="Band in force",
+        description="Which price applies at this moment: peak, off-peak, flat, or unknown where nobody has published the holidays.",
+        unit="none",
+        query=f"max by (version, band) ({recorded('price_band_active')}) == 1",
+        legend="{{version}} {{band}}",
+        draw=bars,
+    ),
+    View(
+        title="Balance gap (USD)",
+        description="By how much the account's balance fell more than was metered in the last day; empty without a key to ask with.",
+        unit="currencyUSD",
+        query=f"max by (job) ({recorded('balance_gap_usd')})",
+        legend="{{job}}",
+        draw=number,
+    ),
+)
+
+BOARD = Board(
+    uid="deepseek-meter-cost-by-version",
+    title="Cost by version",
+    description="What each version of the DeepSeek models costs, what drives it, and what is not known.",
+    rows=(
+        ("Spend", SPEND),
+        ("What drives it", DRIVERS),
+        ("What it could be, and what comes beside it", SAVINGS),
+        ("How far the figures can be trusted", TRUST),
+    ),
+    choices=(JOB, VERSION, MODEL, APP),
+)
