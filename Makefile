@@ -5,10 +5,10 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench accuracy fuzz chaos outage dashboards lock clean
+.PHONY: help serve demo test e2e check bench accuracy fuzz chaos outage dashboards lock clean
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 serve: .venv/.run  ## run the proxy: API on 127.0.0.1:8400, console on 127.0.0.1:8401 (ARGS="--workers 4")
 	$(BIN)/deepseek-meter serve $(ARGS)
@@ -18,6 +18,10 @@ demo: .venv/.run  ## proxy, simulator and steady traffic; no key, no cost (ARGS=
 
 test: .venv/.dev  ## all tests (ARGS="tests/metering -x")
 	$(BIN)/python -m pytest $(ARGS)
+
+e2e: .venv/.dev  ## real Prometheus and Alertmanager over two replicas: panels, alerts, sums (ARGS="--rolling-minutes 20")
+	@sh deploy/tools.sh promtool prometheus alertmanager >/dev/null || echo "what is missing is said by the tests"
+	$(BIN)/python -m pytest -m live -s tests/live $(ARGS)
 
 check: .venv/.dev  ## formatting, lint, types, generated files
 	$(BIN)/ruff format --check .
@@ -35,7 +39,7 @@ fuzz: .venv/.dev  ## spoilt streams for the meter, on one core (ARGS="--chunks 1
 	PYTHONPATH=.:tests $(BIN)/python -m fuzz $(ARGS)
 
 chaos: .venv/.dev  ## kill everything under traffic, then compare the books (ARGS="--runs 5 --seconds 60")
-	@bash deploy/tools.sh >/dev/null || echo "no Prometheus: what it makes of the run is left out"
+	@sh deploy/tools.sh prometheus >/dev/null || echo "no Prometheus: what it makes of the run is left out"
 	PYTHONPATH=.:tests $(BIN)/python -m chaos $(ARGS)
 
 outage: .venv/.dev  ## Redis away for ten minutes under load: memory, latency, catching up (ARGS="--minutes 1")

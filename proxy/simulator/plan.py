@@ -103,7 +103,8 @@ def make_plan(scenario: Scenario, model: Model, *, number: int, swap: Swap | Non
     tool_call = rng.random() < model.tool_call_share and wish.tools
     tool_call = (tool_call or forced.behaviour is Behaviour.TOOL_CALL) and not wish.fim
     thinking = _thinks(model, wish, forced)
-    tokens, finish = _limit(_tokens(model, rng, thinking=thinking), wish, thinking=thinking)
+    factor = swap.reasoning_factor if swap else 1.0
+    tokens, finish = _limit(_tokens(model, rng, factor, thinking=thinking), wish, thinking=thinking)
     if forced.tokens is not None:
         tokens, finish = _as_answer(forced.tokens) if wish.fim else forced.tokens, "stop"
     return Plan(
@@ -203,12 +204,15 @@ def _thinks(model: Model, wish: Wish, forced: Forced) -> bool:
     return model.thinking if wish.thinking is None else wish.thinking
 
 
-def _tokens(model: Model, rng: Random, *, thinking: bool) -> Tokens:
-    """Drawn counts. Hits come in whole cache blocks, and there is always something to answer."""
+def _tokens(model: Model, rng: Random, factor: float, *, thinking: bool) -> Tokens:
+    """Drawn counts, the reasoning times a factor. Hits come in whole cache blocks, and there is always something to answer."""
     prompt = max(1, round(_draw(rng, model.prompt_tokens)))
     share = min(1.0, _draw(rng, model.cache_hit_share))
     hit = int(prompt * share) // model.cache_block * model.cache_block
-    reasoning, answer = round(_draw(rng, model.reasoning_tokens)), max(1, round(_draw(rng, model.answer_tokens)))
+    reasoning, answer = (
+        round(factor * _draw(rng, model.reasoning_tokens)),
+        max(1, round(_draw(rng, model.answer_tokens))),
+    )
     return Tokens(hit=hit, miss=prompt - hit, reasoning=max(1, reasoning) if thinking else 0, answer=answer)
 
 

@@ -171,12 +171,14 @@ class Balance(_Table, frozen=True):
 class Swap(_Table, frozen=True):
     """A silent change: from then on `model` (as requested) is served by something else under the same name.
 
-    It happens at exchange number `after_exchanges` of the simulator or `after_seconds` after its start.
+    It happens at exchange number `after_exchanges` of the simulator or `after_seconds` after its start. What answers then
+    reasons `reasoning_factor` times as much.
     """
 
     model: Name
     fingerprint: str
     served: str = ""
+    reasoning_factor: Annotated[float, Meta(gt=0)] = 1.0
     after_exchanges: Count | None = None
     after_seconds: Annotated[float, Meta(ge=0)] | None = None
 

@@ -25,7 +25,7 @@ from proxy.usage import UsageRecord
 RECOVERY_S = 3.0
 """Time given to a fault behind its end, so that what it delayed is put down to it."""
 
-TOOLS = str(Path(__file__).parents[2] / ".tools" / "usr" / "bin")
+TOOLS = str(Path(__file__).parents[2] / ".tools" / "prometheus" / "usr" / "bin")
 """Where deploy/tools.sh unpacks it."""
 
 KEY = "{meter:default}:"

@@ -1,5 +1,6 @@
 """What the tests of the observability pack share: where its files lie, promtool, and which metrics exist."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,10 +48,16 @@ def alerts():
 @pytest.fixture(scope="session")
 def promtool():
     """A function that runs promtool; the test is skipped where there is none."""
-    path = shutil.which("promtool") or shutil.which("promtool", path=REPO / ".tools/usr/bin")
+    path = tool("promtool")
     if path is None:
         pytest.skip("promtool is missing: run deploy/tools.sh or install the package `prometheus`")
     return lambda *arguments: subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def tool(name):
+    """The path of a program: on the system, or where deploy/tools.sh unpacked it; None where it is not."""
+    fetched = os.pathsep.join(map(str, (REPO / ".tools").glob("*/usr/bin")))
+    return shutil.which(name) or shutil.which(name, path=fetched)
 
 
 def _rules(name, kind):

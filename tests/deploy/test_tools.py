@@ -1,4 +1,4 @@
-"""deploy/tools.sh: finds promtool, fetches it once where apt can, and says what to install where it cannot.
+"""deploy/tools.sh: finds the programs, fetches each once where apt can, and says what to install where it cannot.
 
 apt and dpkg are stand-ins here; nothing is downloaded.
 """
@@ -11,7 +11,10 @@ import pytest
 NEEDED = ("sh", "dirname", "mkdir", "mktemp", "chmod", "rm", "mv")
 FETCH = '#!/bin/sh\necho "$@" >>"$0.log"\n: >"$2_1.0_amd64.deb"\n'
 REFUSE = "#!/bin/sh\necho no such package >&2\nexit 100\n"
-UNPACK = '#!/bin/sh\nmkdir -p "$3/usr/bin"\ncase $2 in {package}_*) : >"$3/usr/bin/promtool" && chmod 755 "$3/usr/bin/promtool" ;; esac\n'
+UNPACK = """#!/bin/sh
+mkdir -p "$3/usr/bin"
+case $2 in {package}_*) for name in {programs}; do printf '#!/bin/sh\\nexit {ends}\\n' >"$3/usr/bin/$name" && chmod 755 "$3/usr/bin/$name"; done ;; esac
+"""
 
 
 @pytest.fixture
@@ -30,9 +33,14 @@ def put(tmp_path, name, text):
     path.chmod(0o755)
 
 
-def run(script, tmp_path):
+def run(script, tmp_path, *programs):
     return subprocess.run(
-        [script], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False, cwd=tmp_path
+        [script, *programs],
+        env={"PATH": str(tmp_path / "bin")},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
 
 
@@ -44,18 +52,49 @@ def test_a_promtool_on_the_path_is_taken(script, tmp_path):
     assert not (tmp_path / ".tools").exists()
 
 
-@pytest.mark.parametrize("package", ["*/prometheus", "*/promtool"])
+@pytest.mark.parametrize("package", ["prometheus", "promtool"])
 def test_it_is_fetched_once_and_found_again(package, script, tmp_path):
     """From Debian 12's package, or from the one of its own that later releases have; the second run asks nobody."""
     put(tmp_path, "apt-get", FETCH)
-    put(tmp_path, "dpkg", UNPACK.format(package=package))
+    put(tmp_path, "dpkg", UNPACK.format(package=f"*/{package}", programs="promtool", ends=0))
     first = run(script, tmp_path)
     asked = (tmp_path / "bin/apt-get.log").read_text()
     second = run(script, tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr
-    assert first.stdout == second.stdout == f"{tmp_path}/.tools/usr/bin/promtool\n"
+    assert first.stdout == second.stdout == f"{tmp_path}/.tools/{package}/usr/bin/promtool\n"
     assert (tmp_path / "bin/apt-get.log").read_text() == asked
-    assert [path.name for path in (tmp_path / ".tools").iterdir()] == ["usr"]
+    assert package in {path.name for path in (tmp_path / ".tools").iterdir()} <= {"prometheus", "promtool"}
+
+
+def test_several_are_fetched_package_by_package(script, tmp_path):
+    """Two programs of one package are one download, and Debian's name of the Alertmanager is found too."""
+    put(tmp_path, "apt-get", FETCH)
+    programs = "prometheus-alertmanager amtool"
+    put(tmp_path, "dpkg", UNPACK.format(package="*/prometheus-alertmanager", programs=programs, ends=0))
+    outcome = run(script, tmp_path, "alertmanager", "amtool")
+    folder = f"{tmp_path}/.tools/prometheus-alertmanager/usr/bin"
+    assert outcome.stdout.splitlines() == [f"{folder}/prometheus-alertmanager", f"{folder}/amtool"]
+    assert (tmp_path / "bin/apt-get.log").read_text().count("download") == 1
+
+
+def test_what_does_not_run_is_not_kept(script, tmp_path):
+    """A program that cannot be used unpacked is said to be missing, now and by the tests that look for it."""
+    put(tmp_path, "apt-get", FETCH)
+    put(tmp_path, "dpkg", UNPACK.format(package="*/prometheus", programs="promtool", ends=1))
+    outcome = run(script, tmp_path)
+    assert outcome.returncode == 1
+    assert "install the package" in outcome.stderr
+    assert list((tmp_path / ".tools").iterdir()) == []
+
+
+def test_a_name_that_is_none_is_said(script, tmp_path):
+    """Nothing is fetched for a slip of the pen."""
+    put(tmp_path, "apt-get", FETCH)
+    put(tmp_path, "dpkg", UNPACK.format(package="*", programs="promtool", ends=0))
+    outcome = run(script, tmp_path, "promtol")
+    assert outcome.returncode == 1
+    assert "promtol" in outcome.stderr
+    assert not (tmp_path / "bin/apt-get.log").exists()
 
 
 def test_without_apt_it_says_what_to_install(script, tmp_path):
@@ -69,7 +108,7 @@ def test_without_apt_it_says_what_to_install(script, tmp_path):
 def test_a_failed_fetch_leaves_nothing_half_done(script, tmp_path):
     """The message names the remedy, and the next run starts afresh."""
     put(tmp_path, "apt-get", REFUSE)
-    put(tmp_path, "dpkg", UNPACK.format(package="*/prometheus"))
+    put(tmp_path, "dpkg", UNPACK.format(package="*/prometheus", programs="promtool", ends=0))
     outcome = run(script, tmp_path)
     assert outcome.returncode == 1
     assert "apt-get update" in outcome.stderr

@@ -4,10 +4,12 @@ Not here: a start under systemd or behind nginx. Where a tool is missing, what i
 """
 
 import configparser
+import os
 import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -37,7 +39,8 @@ def alertmanager(repo):
 
 
 def tool(name):
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin")
+    fetched = os.pathsep.join(map(str, (Path(__file__).parents[2] / ".tools").glob("*/usr/bin")))
+    path = shutil.which(name) or shutil.which(name, path=f"/usr/sbin:/usr/bin:{fetched}")
     if path is None:
         pytest.skip(f"{name} is missing: install it to have this checked")
     return path

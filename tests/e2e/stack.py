@@ -101,6 +101,7 @@ class Proxy(Process):
         redis: str = "",
         toml: str = "",
         addresses: tuple[str, str] | None = None,
+        hold_s: float = 0.0,
     ) -> None:
         self.folder = folder
         self.api, self.console = addresses or (free_address(), free_address())
@@ -112,7 +113,7 @@ class Proxy(Process):
         arguments += ["--data-dir", str(folder / "data"), "--workers", str(workers), "--config", str(settings)]
         if redis:
             arguments += ["--redis", redis]
-        hold = {"METER_CONSOLE_NEW_SERIES_HOLD_SECONDS": "0"}
+        hold = {"METER_CONSOLE_NEW_SERIES_HOLD_SECONDS": str(hold_s)}
         super().__init__(arguments, folder / "proxy.log", hold)
 
     def wait_ready(self) -> "Proxy":

@@ -285,6 +285,23 @@ def test_a_swap_changes_the_fingerprint_under_the_same_name():
     ]
 
 
+def test_a_swap_may_reason_more():
+    """What answers after it reasons so many times as much; the answer itself is as long as before."""
+    swap = '[[swaps]]\nmodel = "deepseek-flash"\nafter_exchanges = 0\nfingerprint = "fp_after"\nreasoning_factor = 3\n'
+
+    async def billed(scenario):
+        async with running(scenario) as client:
+            for _ in range(3):
+                await client.post(chat())
+            return [row["tokens"] for row in (await client.ledger())["list"]]
+
+    before, after = asyncio.run(billed(quick())), asyncio.run(billed(quick(swap)))
+    for kind in ("input_cache_hit", "input_cache_miss", "output_answer"):
+        assert [tokens[kind] for tokens in after] == [tokens[kind] for tokens in before]
+    reasoned = [(one["output_reasoning"], other["output_reasoning"]) for one, other in zip(before, after, strict=True)]
+    assert all(less > 0 and abs(more - 3 * less) <= 2 for less, more in reasoned)  # both are rounded
+
+
 def test_a_swap_by_time_happens_then():
     """A swap after some seconds counts from the start."""
     now = [1000.0]
