@@ -36,13 +36,14 @@ class StoreUnavailableError(MeterError):
 class RelayError(Exception):
     """An exchange the proxy has to answer by itself.
 
-    `status` is what the client sees; `kind` and `code` fill `type` and `code` of DeepSeek's error shape
+    `status` is what the client sees, `retry_after_s` becomes `Retry-After`; `kind` and `code` fill `type` and `code` of DeepSeek's error shape
     (api-docs.deepseek.com, quick_start/error_codes).
     """
 
     status = 500
     kind = "internal_error"
     code = "internal_error"
+    retry_after_s: int | None = None
 
     def body(self) -> bytes:
         """The error as a client of DeepSeek expects it: `{"error":{"message","type","param","code"}}`."""
@@ -93,6 +94,32 @@ class VersionMismatchError(RelayError):
     status = 409
     kind = "invalid_request_error"
     code = "version_mismatch"
+
+
+class BudgetUsedUpError(RelayError):
+    """A budget has no room for what this exchange may cost. `budget` is its name."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "budget_used_up"
+    budget = ""
+
+
+class BudgetUnknownError(RelayError):
+    """The store does not answer, and a budget says that then nothing passes."""
+
+    status = 503
+    kind = "internal_error"
+    code = "budget_unknown"
+    retry_after_s = 5
+
+
+class NoBoundError(RelayError):
+    """A budget holds the most an exchange may cost, and for this one there is no such number."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "no_cost_bound"
 
 
 class JournalUnwritableError(RelayError):

@@ -32,6 +32,7 @@ from proxy.child import (
     read_orders,
 )
 from proxy.errors import VersionMismatchError
+from proxy.gateway.admission import Admission, Asking, Prices
 from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
 from proxy.gateway.estimating import Estimator
@@ -39,18 +40,22 @@ from proxy.gateway.exchange import Clock
 from proxy.gateway.headers import Credential
 from proxy.gateway.hosts import Host, Hosts
 from proxy.gateway.keys import ClientKeys, app_of, key_line
-from proxy.gateway.recording import Pricing, interrupted_record, make_record
+from proxy.gateway.likely import Learner
+from proxy.gateway.recording import ExchangeFacts, Pricing, interrupted_record, make_record
 from proxy.gateway.relay import Relay, RelayParts
 from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
 from proxy.metering.calibration import Errors
+from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
+from proxy.pricing.budgets import Budget, budgets_of
+from proxy.pricing.tariff import dearest_prices
 from proxy.pricing.versions import expected, mismatch
 from proxy.settings import Settings, UpstreamSettings
 from proxy.upstreams import routes_of, routing_of, sellers_of
-from proxy.usage import METERED_APIS, BegunMark, UsageRecord
+from proxy.usage import METERED_APIS, BegunMark, TokenUsage, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
 
 REPORT_EVERY_S: Final = 1.0
@@ -83,7 +88,8 @@ class GatewayWorker:
         self._life = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._store = open_store(settings, orders.redis_url)
         self._catalog = LiveCatalog(settings.pricing.catalog_file)
-        self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing)
+        self._budgets = budgets_of(settings)
+        self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing, self._budgets)
         self._routes, self._sellers = routes_of(settings), sellers_of(settings)
         self._overhead = _Overhead()
         self._counting = Counting(
@@ -92,6 +98,7 @@ class GatewayWorker:
         self._estimators = {name: self._new_estimator(one) for name, one in settings.all_upstreams().items()}
         self._hosts = self._new_hosts()
         self._admit = _admission(settings, orders)
+        self._learner = Learner()
         self._relay = Relay(self._parts())
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -99,7 +106,9 @@ class GatewayWorker:
     def _pricing(self) -> Pricing:
         """The catalog in force at this moment, and what decides in it."""
         instant = self._orders.settings.pricing.instant
-        return Pricing(self._catalog.current, instant, routes=self._routes, sellers=self._sellers)
+        return Pricing(
+            self._catalog.current, instant, routes=self._routes, sellers=self._sellers, budgets=self._budgets
+        )
 
     async def run(self) -> None:
         """Serve until told to stop; every open exchange has its record when this returns."""
@@ -184,16 +193,53 @@ class GatewayWorker:
         return RelayParts(
             hosts=self._hosts,
             keeper=self._ledger,
-            make_record=lambda facts, reading, counted=None: make_record(
-                facts, reading, counted, pricing=self._pricing
-            ),
+            make_record=self._make_record,
             admit=self._admit,
+            payer=_payer(settings, self._orders),
+            admission=self._new_admission(),
             expected_version=self._expected,
             refuse_mismatch=self._refuse_mismatch,
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
             max_request_bytes=settings.gateway.max_request_bytes,
             observe_overhead=self._overhead.observe,
+        )
+
+    def _make_record(
+        self, facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None = None
+    ) -> UsageRecord:
+        record = make_record(facts, reading, counted, pricing=self._pricing)
+        if self._budgets:
+            self._learner.note(record, facts.request)
+        return record
+
+    def _new_admission(self) -> Admission | None:
+        refusing = [budget for budget in self._budgets if budget.refuses]
+        if not refusing:
+            return None
+        return Admission(
+            refusing,
+            self._store,
+            self._ledger.holds,
+            self._life,
+            prices=self._prices,
+            likely=self._learner.likely,
+            wall_s=time.time,
+            fault=self._ledger.fault,
+        )
+
+    def _prices(self, asking: Asking, currency: str, *, dearest: bool) -> Prices | None:
+        """What tokens cost an exchange that begins now: at this moment, or at the dearest before it has to end."""
+        now_s = time.time()
+        longest_s = self._orders.settings.all_upstreams()[asking.upstream].total_timeout_seconds if dearest else 0.0
+        pricing = self._pricing
+        return dearest_prices(
+            pricing.catalog,
+            asking.whose.version,
+            currency,
+            (now_s, now_s + longest_s),
+            model=asking.request.model,
+            seller=pricing.seller(asking.upstream),
         )
 
     def _new_hosts(self) -> Hosts:
@@ -264,13 +310,28 @@ def retention_of(settings: Settings) -> Retention:
     return Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
 
 
-def _ledger(settings: Settings, store: Store, life: str, pricing: Callable[[], Pricing]) -> Ledger:
+def _ledger(
+    settings: Settings, store: Store, life: str, pricing: Callable[[], Pricing], budgets: tuple[Budget, ...]
+) -> Ledger:
     def recover_record(mark: BegunMark, end_s: float) -> UsageRecord:
         return interrupted_record(mark, end_s, pricing())
 
     return Ledger(
-        store, journals_dir(settings), life, settings.journal, retention_of(settings), recover_record=recover_record
+        store,
+        journals_dir(settings),
+        life,
+        settings.journal,
+        retention_of(settings),
+        recover_record=recover_record,
+        budgets=budgets,
     )
+
+
+def _payer(settings: Settings, orders: GatewayOrders) -> Callable[[str, str | None], str]:
+    """Who asks by the key alone: in managed mode the app is the key's, in passthrough mode a client may say what it likes."""
+    if settings.gateway.mode == "managed":
+        return lambda app, _credential: app
+    return lambda _app, credential: app_of(None, credential, orders.hash_secret)
 
 
 def _admission(settings: Settings, orders: GatewayOrders) -> Callable[[str | None, str | None, RequestFacts], str]:

@@ -174,6 +174,19 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
         return sum(self.nanos)
 
 
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """What one exchange takes of one budget.
+
+    In which of its buckets (by its start, seconds since the epoch), how many nano-units were reserved for it before it began
+    (0: none were), and how many it took in the end.
+    """
+
+    budget: str
+    bucket_s: int
+    reserved_nanos: int = 0
+    taken_nanos: int = 0
+
+
 class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One exchange, metered: the only thing that goes into the journal and from there into every counter.
 
@@ -185,7 +198,9 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     `start_s` is when the request's head was read, `first_chunk_s` when the first byte of the response's body came
     (0.0: none came), `end_s` when the exchange ended; `duration_s` and `first_chunk_after_s` are measured on the
     monotonic clock. A currency without a charge is a currency in which this exchange has no price. `version_mismatch` is
-    the version the client expected, as it is counted, where another one answered.
+    the version the client expected, as it is counted, where another one answered. `shares` are the budgets it is counted
+    in, `is_reserved` is True where something was, or may have been, reserved for it, and `refused_by` names the budget that
+    turned it away.
     """
 
     exchange_id: str
@@ -217,12 +232,16 @@ class UsageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     pricing_instant_s: float = 0.0
     first_chunk_s: float = 0.0
     first_chunk_after_s: float = 0.0
+    shares: tuple[Share, ...] = ()
+    is_reserved: bool = False
+    refused_by: str = ""
 
 
 class BegunMark(msgspec.Struct, frozen=True, array_like=True):
     """What is known of an exchange before its request goes to the upstream: enough for a record, should we die now.
 
-    An array in JSON, because one is written for every exchange. `body_bytes` is the size of the request's body.
+    An array in JSON, because one is written for every exchange. `body_bytes` is the size of the request's body, `reserved`
+    what was reserved for it, `payer` who asks by the key alone, where that is not the app.
     """
 
     exchange_id: str
@@ -235,6 +254,8 @@ class BegunMark(msgspec.Struct, frozen=True, array_like=True):
     purpose: Purpose = Purpose.PRODUCTION
     expected_version: str = ""
     upstream: str = "default"
+    reserved: tuple[Share, ...] = ()
+    payer: str = ""
 
 
 LABEL_CHARACTERS = 128

@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy.console import metrics
 from proxy.console.access import Access, access
 from proxy.console.balance import BalanceWatch, Parts, State
+from proxy.console.budgets import BudgetState, budget_state
 from proxy.console.health import Readiness, readiness
 from proxy.console.high_water import HighWater, load, save
 from proxy.console.reconciliation import Gap
@@ -23,6 +24,7 @@ from proxy.console.workers import Workers
 from proxy.errors import SettingsError, StoreUnavailableError
 from proxy.ledger.answers import Snapshot
 from proxy.ledger.store import Store
+from proxy.pricing.budgets import budgets_of
 from proxy.pricing.catalog import Catalog, in_force
 from proxy.pricing.fixed import fixed_costs
 from proxy.pricing.tariff import Seller, versions_on
@@ -76,6 +78,7 @@ class Console:
         self._workers = workers
         self._upstreams = upstreams
         self._fixed = fixed_costs(settings)
+        self._budgets = budgets_of(settings)
         state_file = Path(settings.store.data_dir) / "console-balance.json"
         self.balance = fetch_balance and BalanceWatch(
             settings.balance,
@@ -206,6 +209,7 @@ class Console:
     def _global_families(self, snapshot: Snapshot, now_s: float) -> list[metrics.Family]:
         console = self._settings.console
         zeros = zeros_from_start(in_force(self._catalog(), now_s), DEFAULT_UPSTREAM)
+        zeros += [("budget_refusals_total", (budget.name,)) for budget in self._budgets if budget.refuses]
         for upstream, versions in self._upstreams.routes.items():
             named = [(version, (name,)) for name, version in versions.items() if not name.endswith("*")]
             zeros += zeros_from_start(named, upstream)
@@ -214,7 +218,13 @@ class Console:
             *metrics.global_families(series, created=console.created_samples),
             *metrics.sighting_families(snapshot.sightings),
             *metrics.spend_families(spend_usd(snapshot.spend, now_s, self._zone)),
+            *metrics.budget_families(self._budget_states(snapshot)),
         ]
+
+    def _budget_states(self, snapshot: Snapshot) -> list[BudgetState]:
+        """By Redis' clock, which decides the periods."""
+        pairs = zip(self._budgets, snapshot.budgets, strict=True)
+        return [budget_state(budget, fields, snapshot.taken_s) for budget, fields in pairs]
 
     def _balance_gaps(self, watch: BalanceWatch) -> dict[str, Gap]:
         """The gap in the currency the account is billed in, once it can be told."""
@@ -242,7 +252,8 @@ class Console:
 
     async def _refresh(self) -> None:
         try:
-            snapshot = await self._store.snapshot(hashes_needed(self._wall_s(), self._zone))
+            names = tuple(budget.name for budget in self._budgets)
+            snapshot = await self._store.snapshot(hashes_needed(self._wall_s(), self._zone), names)
         except StoreUnavailableError as error:
             if self._store_up:
                 log.warning("store_gone", error=str(error))

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from proxy.child import OVERHEAD_BUCKETS_S, WorkerReport
+from proxy.console.budgets import BudgetState
 from proxy.console.reconciliation import Account, Gap
 from proxy.console.series import Series
 from proxy.ledger.answers import Snapshot
@@ -52,6 +53,16 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "price_usd_per_million_tokens": Gauge(("upstream", "version", "kind", "band"), "The prices in force."),
     "price_band_active": Gauge(("upstream", "version", "band"), "1 for the band of this moment, else 0."),
     "price_review_timestamp_seconds": Gauge(("version",), "Until when the price was to be reviewed."),
+    "budget_spend_usd": Gauge(("budget",), "Spent of a budget in the period that counts now, exactly."),
+    "budget_reserved_usd": Gauge(("budget",), "Held in a budget for exchanges under way."),
+    "budget_limit_usd": Gauge(("budget",), "The limit of a budget, from `[[budgets]]`."),
+    "budget_spend_cny": Gauge(("budget",), "The same of an account billed in yuan."),
+    "budget_reserved_cny": Gauge(("budget",), "The same of an account billed in yuan."),
+    "budget_limit_cny": Gauge(("budget",), "The same of an account billed in yuan."),
+    "budget_period_seconds": Gauge(("budget",), "Length of the period, or of the rolling window, that counts now."),
+    "budget_period_end_timestamp_seconds": Gauge(
+        ("budget",), "When the period ends; of a rolling window, when its newest part does."
+    ),
     "version_fixed_cost_usd_per_hour": Gauge(
         ("upstream", "version", "item"), "What a version costs by the clock, from `[versions.X.fixed]`."
     ),
@@ -182,6 +193,23 @@ def balance_families(accounts: Mapping[str, Account], gaps: Mapping[str, Gap]) -
     yield family
     for currency, gap in gaps.items():
         yield _gauge(f"balance_gap_{currency.lower()}", gap.nanos / NANO)
+
+
+def budget_families(states: Iterable[BudgetState]) -> Iterator[Metric]:
+    """What budgets have spent, hold and allow, each in its own currency."""
+    families = {name: _gauge(name) for name in GAUGES if name.startswith("budget_")}
+    for state in states:
+        budget, currency = state.budget, state.budget.currency.lower()
+        for name, nanos in (
+            ("spend", state.spent_nanos),
+            ("reserved", state.reserved_nanos),
+            ("limit", budget.limit_nanos),
+        ):
+            families[f"budget_{name}_{currency}"].add_metric((budget.name,), nanos / NANO)
+        length_s = budget.rolling_s or state.window.end_s - state.window.start_s
+        families["budget_period_seconds"].add_metric((budget.name,), length_s)
+        families["budget_period_end_timestamp_seconds"].add_metric((budget.name,), state.window.end_s)
+    yield from (family for family in families.values() if family.samples)
 
 
 def fixed_families(costs: Iterable[FixedCost], now_s: float, zone: ZoneInfo) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from proxy.gateway.recording import ExchangeFacts, Need, RecordMaker, need_of
 from proxy.metering.meter import Meter
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
-from proxy.usage import METERED_APIS, BegunMark, Missing, Outcome, Purpose, TokenUsage, UsageRecord
+from proxy.usage import METERED_APIS, BegunMark, Missing, Outcome, Purpose, Share, TokenUsage, UsageRecord
 
 HTTP_ERRORS: Final = 400
 
@@ -30,6 +30,8 @@ class Asked(NamedTuple):
     app: str
     purpose: Purpose
     expected_version: str
+    payer: str = ""
+    """Who asks, by the key alone: what budgets that refuse go by."""
 
 
 class Clock(NamedTuple):
@@ -111,8 +113,11 @@ class Exchange:
         "draining",
         "exchange_id",
         "is_answered",
+        "is_reserved",
         "recorded",
+        "refused_by",
         "request",
+        "reserved",
         "sent",
         "settling",
         "upstream",
@@ -140,6 +145,9 @@ class Exchange:
         self.settling: asyncio.Task[None] | None = None
         self.upstream = upstream
         self.asked = asked
+        self.reserved: tuple[Share, ...] = ()
+        self.is_reserved = False
+        self.refused_by = ""
         self._clock = clock
         self._keeper = keeper
         self._maker = maker
@@ -171,6 +179,8 @@ class Exchange:
             purpose=self.asked.purpose,
             expected_version=self.asked.expected_version,
             upstream=self.upstream,
+            reserved=self.reserved,
+            payer="" if self.asked.payer == self.asked.app else self.asked.payer,
         )
         try:
             self._keeper.begin(mark)
@@ -296,4 +306,8 @@ class Exchange:
             duration_s=self._clock.monotonic_s() - self._started_s,
             first_chunk_s=self._first_chunk_s,
             first_chunk_after_s=self._first_chunk_after_s,
+            payer=self.asked.payer,
+            reserved=self.reserved,
+            is_reserved=self.is_reserved,
+            refused_by=self.refused_by,
         )

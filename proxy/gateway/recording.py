@@ -10,6 +10,7 @@ import msgspec
 from proxy.metering.estimation import estimate, needs_division, rough
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
+from proxy.pricing.budgets import Budget, Whose, shares
 from proxy.pricing.catalog import Catalog
 from proxy.pricing.cost import price_usage
 from proxy.pricing.tariff import DEEPSEEK, Seller
@@ -22,6 +23,7 @@ from proxy.usage import (
     Missing,
     Outcome,
     Purpose,
+    Share,
     Source,
     TokenUsage,
     UsageRecord,
@@ -43,7 +45,9 @@ NO_VERSION: Final = "none"
 class ExchangeFacts(msgspec.Struct, frozen=True):
     """What the relay knows of an exchange at its end.
 
-    `sent` is False where the upstream never saw the request; `answered` is True where `status` is the upstream's own.
+    `sent` is False where the upstream never saw the request; `answered` is True where `status` is the upstream's own. `payer` is
+    who asks, by the key alone; `reserved` is what was reserved, `is_reserved` says that something was, or may have been, and
+    `refused_by` names the budget that turned the exchange away.
     """
 
     exchange_id: str
@@ -61,16 +65,21 @@ class ExchangeFacts(msgspec.Struct, frozen=True):
     duration_s: float
     first_chunk_s: float
     first_chunk_after_s: float
+    payer: str = ""
+    reserved: tuple[Share, ...] = ()
+    is_reserved: bool = False
+    refused_by: str = ""
 
 
 class Pricing(msgspec.Struct, frozen=True):
-    """What is needed to tell the version of an exchange and its price."""
+    """What is needed to tell the version of an exchange, its price, and the budgets it counts in."""
 
     catalog: Catalog
     instant: str = "end"
     holidays: Mapping[int, frozenset[date]] = {}
     routes: Routes = NO_ROUTES
     sellers: Mapping[str, Seller] = {}
+    budgets: tuple[Budget, ...] = ()
 
     def seller(self, upstream: str) -> Seller:
         """Whose prices hold for an upstream; DeepSeek's for one that nobody described."""
@@ -149,6 +158,9 @@ def make_record(
         pricing_instant_s=instant_s,
         first_chunk_s=facts.first_chunk_s,
         first_chunk_after_s=facts.first_chunk_after_s,
+        shares=_shares(facts, version.version, instant_s, charges, pricing),
+        is_reserved=facts.is_reserved,
+        refused_by=facts.refused_by,
     )
 
 
@@ -170,6 +182,9 @@ def interrupted_record(mark: BegunMark, end_s: float, pricing: Pricing) -> Usage
         duration_s=end_s - mark.start_s,
         first_chunk_s=0.0,
         first_chunk_after_s=0.0,
+        payer=mark.payer or mark.app,
+        reserved=mark.reserved,
+        is_reserved=bool(mark.reserved),
     )
     return make_record(facts, None, pricing=pricing)
 
@@ -220,6 +235,16 @@ def _missing(outcome: Outcome, fault: Missing | None) -> Missing:
 def _may_have_cost(facts: ExchangeFacts) -> bool:
     """An exchange the upstream refused, or never saw, costs nothing (DeepSeek bills successful requests)."""
     return facts.sent and (facts.status < 400 or not facts.answered) and facts.outcome is not Outcome.REFUSED
+
+
+def _shares(
+    facts: ExchangeFacts, version: str, instant_s: float, charges: tuple[Charge, ...], pricing: Pricing
+) -> tuple[Share, ...]:
+    """What the exchange takes of budgets; what costs nothing, and was not let down in the middle, takes nothing."""
+    if not pricing.budgets or not (charges or facts.reserved):
+        return ()
+    whose = Whose(facts.payer, facts.app, version, facts.request.model, facts.purpose.value)
+    return shares(pricing.budgets, whose, instant_s, facts.reserved, charges=charges, outcome=facts.outcome)
 
 
 def _charges(

@@ -13,7 +13,15 @@ from typing import Final, NamedTuple
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.errors import BadRequestError, RelayError, RequestTooLargeError, UpstreamBrokeError, UpstreamStalledError
+from proxy.errors import (
+    BadRequestError,
+    BudgetUsedUpError,
+    RelayError,
+    RequestTooLargeError,
+    UpstreamBrokeError,
+    UpstreamStalledError,
+)
+from proxy.gateway.admission import Admission, Asking
 from proxy.gateway.draining import Background, drain
 from proxy.gateway.estimating import Sent
 from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords, Maker, outcome_of
@@ -33,8 +41,10 @@ from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.responding import PassedResponse, filter_for, pass_on_body
 from proxy.gateway.upstream import HEADER_BYTES, Answer, not_http, was_sent
+from proxy.metering.bounds import bounds_in
 from proxy.metering.include_usage import with_include_usage
-from proxy.metering.request import RequestFacts, api_of, model_in, read_request
+from proxy.metering.request import RequestFacts, api_of, model_in, plain_body, read_request
+from proxy.pricing.budgets import Whose
 from proxy.usage import METERED_APIS, Api, Outcome
 
 
@@ -46,6 +56,10 @@ class RelayParts(NamedTuple):
     make_record: RecordMaker
     admit: Callable[[str | None, str | None, RequestFacts], str]
     """The app of a request, by what it states and by its credential. Raises RelayError where it is not let in."""
+    payer: Callable[[str, str | None], str]
+    """Who asks by the key alone, by app and credential."""
+    admission: Admission | None
+    """Reserves in budgets; None where there is none that refuses."""
     expected_version: Callable[[str, RequestFacts, float], str | None]
     """The version known before the body, by upstream, request and instant."""
     clock: Clock
@@ -153,6 +167,8 @@ class Relay:
         exchange.body = Sent(body, encoding)
         host = self._route(exchange)
         parts.refuse_mismatch(host.name, exchange.request, exchange.asked.expected_version)
+        if parts.admission is not None:
+            await self._reserve(exchange, parts.admission)
         asked = _asking_for_usage(host, exchange, encoding)
         exchange.begin()
         handed_on_s = parts.clock.monotonic_s()
@@ -178,8 +194,31 @@ class Relay:
     def _admit(self, request: web.BaseRequest, exchange: Exchange) -> None:
         """Find out who asks. Raises RelayError for somebody who is not let in; that is a record, too."""
         headers = request.headers
-        app = self._parts.admit(headers.get("X-Meter-App"), credential_of(headers), exchange.request)
-        exchange.asked = exchange.asked._replace(app=app)
+        credential = credential_of(headers)
+        app = self._parts.admit(headers.get("X-Meter-App"), credential, exchange.request)
+        exchange.asked = exchange.asked._replace(app=app, payer=self._parts.payer(app, credential))
+
+    async def _reserve(self, exchange: Exchange, admission: Admission) -> None:
+        """Hold what the exchange may cost in its budgets. Raises RelayError where it may not begin."""
+        request, asked, sent = exchange.request, exchange.asked, exchange.body
+        version = self._parts.expected_version(exchange.upstream, request, self._parts.clock.wall_s()) or request.model
+        asking = Asking(
+            exchange.exchange_id,
+            Whose(asked.payer, asked.app, version, request.model, asked.purpose.value),
+            exchange.upstream,
+            request,
+            lambda: bounds_in(plain_body(sent.body, sent.content_encoding)),
+        )
+        wants = admission.wants(asking)
+        if not wants:
+            return
+        exchange.is_reserved = True  # from here on something may be held, whatever comes of it
+        try:
+            exchange.reserved = await admission.reserve(asking, wants)
+        except BudgetUsedUpError as error:
+            exchange.is_reserved = False
+            exchange.refused_by = error.budget
+            raise
 
     def _route(self, exchange: Exchange) -> Host:
         """The host that answers for the model asked for; the exchange is its from here on. Raises BadRequestError."""
@@ -262,6 +301,8 @@ class Relay:
         response = web.Response(status=error.status, body=body, content_type="application/json")
         response.headers[ERROR_HEADER] = "1"
         response.headers[EXCHANGE_HEADER] = exchange.exchange_id
+        if error.retry_after_s is not None:
+            response.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
         if isinstance(error, RequestTooLargeError):
             response.force_close()  # the rest of the body is still on its way
         return response

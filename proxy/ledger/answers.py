@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from proxy.pricing.budgets import Budget
 from proxy.pricing.revisions import tag
+from proxy.usage import Share
 
 
 class Applied(NamedTuple):
@@ -32,6 +34,28 @@ class Unsettled(NamedTuple):
     pair: str
 
 
+class Held(NamedTuple):
+    """What is reserved for an exchange."""
+
+    shares: tuple[Share, ...]
+
+
+class UsedUp(NamedTuple):
+    """A budget has no room for what was wanted; nothing was reserved. Money in nano-units, `free_s` an instant in seconds."""
+
+    budget: str
+    spent_nanos: int
+    held_nanos: int
+    free_s: int
+
+
+class Want(NamedTuple):
+    """What to reserve in a budget: nano-units of its currency."""
+
+    budget: Budget
+    nanos: int
+
+
 Result = Applied | Behind | Unsettled | RefusedBatch
 
 
@@ -48,7 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The counters as they stood at one instant of Redis' clock. Fields as in `families`, values as stored.
 
     `epoch` names the history of this Redis (0: it has none yet), `history_s` is when it last changed (0: never), and
-    `numbers` are the last numbers applied, by journal.
+    `numbers` are the last numbers applied, by journal, and `budgets` the hashes of the budgets asked for, in their order.
     """
 
     taken_s: float
@@ -59,6 +83,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     spend: tuple[Mapping[bytes, bytes], ...]
     history_s: int = 0
     numbers: Mapping[bytes, bytes] = {}
+    budgets: tuple[Mapping[bytes, bytes], ...] = ()
 
 
 class Change(NamedTuple):

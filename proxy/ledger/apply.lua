@@ -5,7 +5,9 @@
 -- KEYS[6] quarantine  KEYS[7] numbers  KEYS[8] epoch  KEYS[9] revisions  KEYS[10...] the hashes of the additions, in order
 -- ARGV[1] {journal, epoch, replayed, first, last, additions: [{expires_s, fields: [name, value, ...]}],
 --          sums: [name, value, ...], sightings: [field, first, last, ...], records: [id, payload, ...],
---          quarantined: [payload, ...], relied_on: [pair, number, ...], kept}
+--          quarantined: [payload, ...], relied_on: [pair, number, ...], kept,
+--          settled: [exchange id, ...], what was reserved for them is in the hash `holds`, the budgets' keys begin with `budgets`
+--          (all in the slot of the other keys)}
 --
 -- Returns {"applied", last} | {"behind", stored}: the numbers do not follow on the stored one, or this is another
 -- history than the sender knows (an epoch of 0 knows none) | {"unsettled", pair}: the registry of revisions says otherwise
@@ -81,6 +83,28 @@ for i = 1, #batch.relied_on, 2 do
     return {'unsettled', batch.relied_on[i]}
   end
 end
+-- What is held for the exchanges that this batch settles: texts of [[budget, bucket, nanos], ...], by id.
+local function check_holds()
+  local held = {}
+  local wrong = #batch.settled > 0 and check_type(batch.holds, 'hash')
+  if wrong then return wrong end
+  for _, id in ipairs(batch.settled) do
+    local text = redis.call('HGET', batch.holds, id)
+    if text then
+      local is_read, holds = pcall(cjson.decode, text)
+      if not is_read then return 'what is held for ' .. id .. ' cannot be read' end
+      for _, hold in ipairs(holds) do
+        wrong = check_type(batch.budgets .. hold[1], 'hash')
+        if wrong then return wrong end
+      end
+      held[id] = holds
+    end
+  end
+  return nil, held
+end
+
+local wrong_hold, held = check_holds()
+if wrong_hold then return {'refused', wrong_hold} end
 local fresh_series = {}
 for index, addition in ipairs(batch.additions) do
   local key = KEYS[9 + index]
@@ -110,6 +134,13 @@ for index, addition in ipairs(batch.additions) do
     end
     if expires_s > 0 then redis.call('EXPIREAT', key, addition.expires_s) end
   end
+end
+-- What the exchange took of a budget is among the additions; what was held for it goes in the same moment.
+for id, holds in pairs(held) do
+  for _, hold in ipairs(holds) do
+    redis.call('HINCRBY', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]), string.format('-%.0f', hold[3]))
+  end
+  redis.call('HDEL', batch.holds, id)
 end
 for i = 1, #batch.sums, 2 do
   redis.call('HINCRBY', KEYS[1], batch.sums[i], batch.sums[i + 1])

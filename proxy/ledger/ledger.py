@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from proxy.errors import JournalUnwritableError, StoreUnavailableError
+from proxy.ledger.budgets import Holds, StillOpen
 from proxy.ledger.journal import (
     JournalDamagedError,
     JournalReader,
@@ -25,10 +26,11 @@ from proxy.ledger.journal import (
     lock_abandoned,
     segments,
 )
-from proxy.ledger.recovery import Recover, recover
+from proxy.ledger.recovery import SUFFIX, Recover, recover
 from proxy.ledger.revisions import Revisions
 from proxy.ledger.shipper import BATCH_RECORDS, AppliesBatches, JournalShipper, StoreRefusesError
 from proxy.ledger.tally import Retention
+from proxy.pricing.budgets import Budget
 from proxy.settings import JournalSettings
 from proxy.usage import BegunMark, UsageRecord
 
@@ -74,11 +76,13 @@ class Ledger:
         retention: Retention,
         *,
         recover_record: Recover,
+        budgets: Sequence[Budget] = (),
         wall_s: Callable[[], float] = time.time,
     ) -> None:
-        """Open a new journal. `recover_record` makes the record of an exchange that a dead worker had begun.
+        """Open a new journal.
 
-        Raises OSError if the journal cannot be opened.
+        `recover_record` makes the record of an exchange that a dead worker had begun, `budgets` are those in which something
+        may be held. Raises OSError if the journal cannot be opened.
         """
         self._store = store
         self._journals = journals
@@ -90,6 +94,8 @@ class Ledger:
         self._revisions = Revisions(store)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
+        self._budgets = tuple(budgets)
+        self.holds = Holds()
         self._unwritten: deque[tuple[UsageRecord, bytes]] = deque()
         self._pending_since_s: deque[tuple[int, float]] = deque()
         self._encoder = msgspec.json.Encoder()
@@ -188,6 +194,7 @@ class Ledger:
         try:
             await self._compare_if_due()
             await self._ship(self._shipper, self._shippable())
+            self.holds.applied(self._shipper.applied)
             for adopted in list(self._adopted.values()):
                 adopted.drained = await self._ship(adopted.shipper, TO_THE_END)
                 await self._drop_if_drained(adopted)
@@ -248,9 +255,26 @@ class Ledger:
         await self._shipper.compare()
         for adopted in self._adopted.values():
             await adopted.shipper.compare()
+        await self._say_what_is_open()
         await self._adopt()
         await asyncio.to_thread(self._drop_old_segments, self._writer.path, self._shipper, keep_newest=True)
         self._compared_s = now
+
+    async def _say_what_is_open(self) -> None:
+        """Let the store hold what is open here, and nothing for journals that are read to their end."""
+        if not self._budgets:
+            return
+        prune = {budget.name: budget.kept_from_s(self._wall_s()) for budget in self._budgets}
+        await self._hold(self._writer.journal_id, self.holds.still_open, prune)
+        for name, adopted in self._adopted.items():
+            recovered = self._adopted.get(name + SUFFIX)
+            if adopted.drained and not name.endswith(SUFFIX) and (recovered is None or recovered.drained):
+                await self._hold(name, {}, {})
+
+    async def _hold(self, journal: str, still_open: StillOpen, prune: Mapping[str, int]) -> None:
+        again, back = await self._store.hold(journal, still_open, prune)
+        if again or back:
+            log.info("reservations_put_right", journal=journal, held_again=again, given_back=back)
 
     async def _adopt(self) -> None:
         """Take over the journals whose owners are gone."""
@@ -313,6 +337,8 @@ class Ledger:
                 number = self._writer.append(payload, record.exchange_id)
                 self._unwritten.popleft()
                 self._shipper.remember(number, payload, record)
+                if record.is_reserved:
+                    self.holds.recorded(record.exchange_id, number)
                 self._note_pending(number, record.end_s)
         except OSError as error:
             self._keep_within_memory(error)

@@ -12,7 +12,7 @@ docs/ledger.md has the protocol as a whole; tests/ledger/test_protocol.py checks
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import Final, NamedTuple, Protocol
 
@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from proxy.ledger.answers import Applied, Behind, Position, RefusedBatch, Result, Unsettled
+from proxy.ledger.budgets import StillOpen
 from proxy.ledger.journal import JournalDamagedError, JournalReader, segments
 from proxy.ledger.revisions import Notes, Revisions, SettlesRevisions
 from proxy.ledger.tally import Batch, Retention, fold, quarantine, unreplayable
@@ -49,6 +50,9 @@ class AppliesBatches(SettlesRevisions, Protocol):
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal."""
+
+    async def hold(self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int]) -> tuple[int, int]:
+        """Make what is reserved for a journal what is open in it."""
 
 
 class _Fresh(NamedTuple):

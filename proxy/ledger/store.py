@@ -26,16 +26,21 @@ from proxy.ledger.answers import (
     Behind,
     Books,
     Change,
+    Held,
     Position,
     RefusedBatch,
     Result,
     Snapshot,
     Unsettled,
+    UsedUp,
+    Want,
     change_of,
 )
+from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
 from proxy.ledger.revisions import Offer, settlement
-from proxy.ledger.tally import Batch
+from proxy.ledger.tally import BUDGETS, Batch, budget_hash
 from proxy.pricing.revisions import Place
+from proxy.usage import Share
 
 OLDEST_VERSION: Final = (6, 2)
 
@@ -54,8 +59,9 @@ class Store:
         self._sentinels = sentinels
         self._prefix = f"{{meter:{namespace}}}:"
         self._records_kept = str(records_kept)
-        self._apply, self._compare, self._snapshot, self._settle = (
-            client.register_script(_script(name)) for name in ("apply", "compare", "snapshot", "settle")
+        self._apply, self._compare, self._snapshot, self._settle, self._reserve, self._hold = (
+            client.register_script(_script(name))
+            for name in ("apply", "compare", "snapshot", "settle", "reserve", "hold")
         )
         self._clock = client.register_script(_TIME)
 
@@ -104,7 +110,10 @@ class Store:
         """
         keys = [self.key(f"journal:{batch.journal_id}"), *map(self.key, _FIXED_KEYS)]
         keys += [self.key(addition.hash) for addition in batch.additions]
-        document = _document(batch, self._records_kept, epoch, replayed=replayed)
+        holds = self.key(holds_hash(batch.journal_id))
+        document = _document(
+            batch, self._records_kept, epoch, holds=holds, budgets=self.key(BUDGETS), replayed=replayed
+        )
         async with _translated():
             answer = await self._apply(keys=keys, args=[document])
         return _result(answer)
@@ -117,6 +126,32 @@ class Store:
         keys = [self.key(name) for name in ("revisions", "changes", "totals", "series_seen")]
         async with _translated():
             return int(await self._settle(keys=keys, args=[settlement(place, offer, at_s)]))
+
+    async def reserve(self, journal_id: str, exchange_id: str, wants: Sequence[Want], now_s: float) -> Held | UsedUp:
+        """Hold what an exchange may cost in every budget that it counts in, or nothing; see `reserve.lua`.
+
+        Asked again for the same exchange, the answer is the same. Redis' clock decides the period; `now_s` is near it.
+        """
+        keys = [self.key(holds_hash(journal_id)), *(self.key(budget_hash(want.budget.name)) for want in wants)]
+        async with _translated():
+            asked = {"id": exchange_id, "wanted": [wanted(want, now_s) for want in wants]}
+            answer = await self._reserve(keys=keys, args=[msgspec.json.encode(asked)])
+        if answer[0] == b"held":
+            return Held(msgspec.json.decode(answer[1], type=tuple[Share, ...]))
+        number, spent, held, free_s = (int(value) for value in answer[1:])
+        return UsedUp(wants[number - 1].budget.name, spent, held, free_s)
+
+    async def hold(self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int]) -> tuple[int, int]:
+        """Make what is held for a journal what is open in it; how many were held again, and how many given back.
+
+        None stands for an exchange whose reservation nobody heard the answer of. `prune`: of a budget, the first bucket
+        that is still of use. See `hold.lua`.
+        """
+        texts = {name: "" if held is None else holds_text(held) for name, held in still_open.items()}
+        said = msgspec.json.encode({"open": texts, "prune": list(prune.items())})
+        async with _translated():
+            again, back = await self._hold(keys=[self.key(holds_hash(journal_id))], args=[self.key(BUDGETS), said])
+        return int(again), int(back)
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal of which `highest` was the last number ever applied, in `epoch`.
@@ -148,15 +183,17 @@ class Store:
         by_journal = {name: _integers(found) for name, found in zip(journal_ids, sums, strict=True)}
         return Books(_integers(numbers), _integers(bases), totals, by_journal)
 
-    async def snapshot(self, spend_hashes: tuple[str, ...] = ()) -> Snapshot:
-        """All counters at one instant, and the spend hashes asked for."""
-        names = ("epoch", "history", "totals", "series_seen", "sightings", "numbers", *spend_hashes)
+    async def snapshot(self, spend_hashes: tuple[str, ...] = (), budgets: tuple[str, ...] = ()) -> Snapshot:
+        """All counters at one instant, and the spend hashes and the budgets asked for."""
+        named = (*spend_hashes, *map(budget_hash, budgets))
+        names = ("epoch", "history", "totals", "series_seen", "sightings", "numbers", *named)
         async with _translated():
             answer = await self._snapshot(keys=[self.key(name) for name in names])
         seconds, micros, epoch, history, *hashes = answer
-        totals, seen, sightings, numbers, *spend = map(_as_mapping, hashes)
+        totals, seen, sightings, numbers, *rest = map(_as_mapping, hashes)
+        spend, found = rest[: len(spend_hashes)], rest[len(spend_hashes) :]
         taken_s = int(seconds) + int(micros) / 1e6
-        return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers)
+        return Snapshot(taken_s, int(epoch), totals, seen, sightings, tuple(spend), int(history), numbers, tuple(found))
 
     async def hash(self, name: str) -> Mapping[bytes, bytes]:
         """The fields of a hash, such as a rollup; empty where there is none of this name."""
@@ -274,7 +311,7 @@ def _as_mapping(flat: Sequence[bytes]) -> Mapping[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _document(batch: Batch, kept: str, epoch: int, *, replayed: bool) -> bytes:
+def _document(batch: Batch, kept: str, epoch: int, *, holds: str, budgets: str, replayed: bool) -> bytes:
     """The script's one argument. Every number is a string, since Lua would make doubles of them."""
     return msgspec.json.encode(
         {
@@ -296,6 +333,9 @@ def _document(batch: Batch, kept: str, epoch: int, *, replayed: bool) -> bytes:
             "quarantined": batch.quarantined,
             "relied_on": _flat(batch.relied_on),
             "kept": kept,
+            "settled": batch.settled,
+            "holds": holds,
+            "budgets": budgets,
         }
     )
 

@@ -32,6 +32,9 @@ SPEND_BUCKET_S: Final = 900
 SPEND_KEPT_S: Final = 70 * DAY_S
 
 
+BUDGETS: Final = "budget:"
+"""What the names of the budgets' hashes begin with."""
+
 _Extras = dict[tuple[str, ...], int]
 """Counts by family and labels (of a histogram: its part behind them), before they are written as fields."""
 
@@ -59,7 +62,8 @@ class Additions(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """Records `first` to `last` of one journal, folded. Applied as a whole or not at all.
 
-    `relied_on` are the numbers of revisions that the records' versions were made with, by the registry's field.
+    `relied_on` are the numbers of revisions that the records' versions were made with, by the registry's field; `settled`
+    are the exchanges for which something may be reserved that is theirs no more.
     """
 
     journal_id: str
@@ -71,6 +75,7 @@ class Batch(msgspec.Struct, frozen=True):
     records: list[tuple[str, str]]
     quarantined: list[str]
     relied_on: dict[str, int] = {}
+    settled: list[str] = []
 
 
 class Cell(NamedTuple):
@@ -154,12 +159,13 @@ def fold(
         journal_id=journal_id,
         first=first,
         last=first + len(records) - 1,
-        additions=[_totals(cells, extras), *_rollups(cells, retention), *_spend(cells)],
+        additions=[_totals(cells, extras), *_rollups(cells, retention), *_spend(cells), *_budgets(records)],
         sums=_running_sums(cells),
         sightings=sightings,
         records=[(record.exchange_id, text) for record, text in zip(records, texts, strict=True)],
         quarantined=[],
         relied_on=dict(relied_on or {}),
+        settled=[record.exchange_id for record in records if record.is_reserved],
     )
 
 
@@ -192,6 +198,11 @@ def spend_hash(instant_s: float) -> str:
     return f"spend:{datetime.fromtimestamp(instant_s, UTC):%Y-%m}"
 
 
+def budget_hash(name: str) -> str:
+    """The name of the hash that keeps what a budget has spent, and what is held in it, per bucket."""
+    return f"{BUDGETS}{name}"
+
+
 def _cell(record: UsageRecord) -> Cell:
     charges = record.charges
     return Cell(
@@ -212,6 +223,8 @@ def _count_extras(record: UsageRecord, extras: _Extras) -> None:
     """What is counted per record and is not a sum of a cell: missing usages, violations, histograms."""
     if record.missing is not None:
         extras["requests_without_usage_total", record.version, record.model, record.missing.value] += 1
+    if record.refused_by:
+        extras["budget_refusals_total", record.refused_by] += 1
     for rule in record.violations:
         extras["usage_violations_total", record.version, record.model, rule.value] += 1
     if record.version_mismatch:
@@ -336,6 +349,15 @@ def _spend(cells: dict[tuple[int, Cell], _Sums]) -> list[Additions]:
             months[month][field] += sum(nanos)
             expiries[month] = max(expiries.get(month, 0), quarter + SPEND_KEPT_S)
     return [_additions(month, expiries[month], fields) for month, fields in sorted(months.items())]
+
+
+def _budgets(records: Sequence[UsageRecord]) -> list[Additions]:
+    """What the records took of budgets, by bucket."""
+    taken: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for record in records:
+        for share in record.shares:
+            taken[share.budget][f"spent:{share.bucket_s}"] += share.taken_nanos
+    return [_additions(budget_hash(name), 0, fields) for name, fields in sorted(taken.items())]
 
 
 def _running_sums(cells: dict[tuple[int, Cell], _Sums]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from proxy.pricing.rows import DAY_SECONDS, NANOS
 from proxy.settings import DEFAULT_UPSTREAM
 from proxy.usage import KINDS, Band, Kind
 
+STEP_S: Final = 900
 NO_HOLIDAYS: Final[HolidayCalendar] = MappingProxyType({})
 
 
@@ -70,6 +71,33 @@ def rate_at(
     if sheet is None:
         return None
     return _rate(version, currency, sheet, _band(sheet.rule, at_s, holidays, catalog.holidays))
+
+
+def dearest_prices(
+    catalog: Catalog,
+    version: str,
+    currency: str,
+    span_s: tuple[float, float],
+    *,
+    model: str = "",
+    seller: Seller = DEEPSEEK,
+) -> tuple[int, int, int, int] | None:
+    """The highest price of each kind (nano-units per million tokens) from one instant to another; None where one is not known.
+
+    Looked at every quarter of an hour, the finest step of any published window.
+    """
+    first_s, last_s = span_s
+    instants = [
+        first_s,
+        *(at_s for at_s in range(int(first_s) // STEP_S * STEP_S + STEP_S, int(last_s), STEP_S)),
+        last_s,
+    ]
+    rates = [rate_at(catalog, version, currency, at_s, model=model, seller=seller) for at_s in instants]
+    known = [rate.nanos_per_million for rate in rates if rate is not None]
+    if len(known) < len(rates):
+        return None
+    hit, miss, reasoning, answer = (max(prices) for prices in zip(*known, strict=True))
+    return hit, miss, reasoning, answer
 
 
 def bands(

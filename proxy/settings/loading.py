@@ -71,7 +71,9 @@ def load_settings(
 
 def _check_together(settings: Settings, where: str) -> None:
     """Raises SettingsError for upstreams that cannot stand side by side, and keys that would go where they should not."""
-    problems = chain(_upstream_problems(settings), _key_problems(settings), _fixed_problems(settings))
+    problems = chain(
+        _upstream_problems(settings), _key_problems(settings), _fixed_problems(settings), _budget_problems(settings)
+    )
     problem = next(problems, None)
     if problem:
         raise SettingsError(f"{where}: {problem}")
@@ -94,6 +96,18 @@ def _fixed_problems(settings: Settings) -> Iterator[str]:
     for version, one in settings.versions.items():
         if one.fixed and one.fixed.upstream and one.fixed.upstream not in settings.all_upstreams():
             yield f'[versions."{version}".fixed] upstream: there is no upstream {one.fixed.upstream}'
+
+
+def _budget_problems(settings: Settings) -> Iterator[str]:
+    names: set[str] = set()
+    for budget in settings.budgets:
+        if budget.name in names:
+            yield f"[[budgets]] name: there is a budget {budget.name} already"
+        names.add(budget.name)
+        if budget.rolling_hours is not None and budget.time_zone:
+            yield f"[[budgets]] {budget.name}: a rolling budget has no time zone"
+        if budget.action == "alert" and (budget.reserve, budget.on_store_down) != ("likely", "allow"):
+            yield f'[[budgets]] {budget.name}: reserve and on_store_down are of budgets with action = "refuse"'
 
 
 def _key_problems(settings: Settings) -> Iterator[str]:

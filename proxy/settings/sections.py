@@ -315,6 +315,28 @@ class AppSettings(_Section, frozen=True):
     drain_tokens: Count | None = None
 
 
+class BudgetSettings(_Section, frozen=True):
+    """A budget, `[[budgets]]`: so much money of `[pricing] billing_currency` per period, for whom the patterns say.
+
+    `rolling_hours` takes the place of the calendar `period`. `action = "refuse"` holds the limit before an exchange begins, `alert` only
+    shows it. `reserve` says what is held back for an exchange under way: what it is likely to cost, or the most it can. `on_store_down`
+    says what becomes of exchanges whose budget cannot be asked for.
+    """
+
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    limit: Annotated[float, Meta(gt=0, le=1_000_000)]
+    period: Literal["hour", "day", "week", "month"] = "month"
+    time_zone: str = ""
+    rolling_hours: Annotated[float, Meta(ge=1 / 60, le=24 * 90)] | None = None
+    app: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
+    version: Annotated[str, Meta(pattern=r"^[^+]{1,128}$")] = "*"
+    model: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
+    purpose: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
+    action: Literal["refuse", "alert"] = "alert"
+    reserve: Literal["likely", "worst_case"] = "likely"
+    on_store_down: Literal["allow", "refuse"] = "allow"
+
+
 class Settings(_Section, frozen=True):
     """All sections. Frozen: a change of settings is a new object."""
 
@@ -328,6 +350,7 @@ class Settings(_Section, frozen=True):
     pricing: PricingSettings = PricingSettings()
     balance: BalanceSettings = BalanceSettings()
     log: LogSettings = LogSettings()
+    budgets: tuple[BudgetSettings, ...] = ()
     versions: dict[str, VersionSettings] = {}
     apps: dict[str, AppSettings] = {}
 
@@ -336,7 +359,7 @@ class Settings(_Section, frozen=True):
         return {DEFAULT_UPSTREAM: self.upstream, **{one.name: one for one in self.upstreams}}
 
 
-_NAMED: Final = frozenset({"versions", "apps", "upstreams"})
+_NAMED: Final = frozenset({"versions", "apps", "upstreams", "budgets"})
 """Sections of which there is one per name."""
 
 SECTIONS = tuple(field for field in msgspec.structs.fields(Settings) if field.name not in _NAMED)
