@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test e2e check bench accuracy fuzz chaos outage dashboards lock clean
+.PHONY: help serve demo test e2e check bench accuracy fuzz chaos outage overshoot dashboards lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,9 @@ chaos: .venv/.dev  ## kill everything under traffic, then compare the books (ARG
 
 outage: .venv/.dev  ## Redis away for ten minutes under load: memory, latency, catching up (ARGS="--minutes 1")
 	$(BIN)/python -m benchmarks.outage $(ARGS)
+
+overshoot: .venv/.dev  ## how far a budget is passed by clients that ask all at once (ARGS="--clients 128")
+	PYTHONPATH=.:tests $(BIN)/python -m overshoot $(ARGS)
 
 dashboards: .venv/.dev  ## write the dashboards anew from their code
 	$(BIN)/python dashboards/build.py
