@@ -1,4 +1,4 @@
-"""What the tests of the observability pack share: where its files lie, promtool, and which metrics exist."""
+"""What the tests of deploy/ share: where its files lie, promtool, and which metrics exist."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from e2e.stack import Simulator
 
 from proxy.console import metrics
 from proxy.ledger.families import FAMILIES, PREFIX
@@ -20,6 +21,24 @@ GAUGES = {name: gauge.labels for name, gauge in metrics.GAUGES.items()}
 @pytest.fixture(scope="session")
 def repo():
     return REPO
+
+
+@pytest.fixture(scope="session")
+def dockerfile():
+    """The instructions of the Dockerfile as (word, rest), with continued lines joined and `${BASE}` put in."""
+    text = (REPO / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    instructions = [tuple(line.split(maxsplit=1)) for line in lines]
+    (base,) = [rest.removeprefix("BASE=") for word, rest in instructions if word == "ARG"]
+    return [(word, rest.replace("${BASE}", base)) for word, rest in instructions]
+
+
+@pytest.fixture
+def simulator(tmp_path):
+    """A simulated API for what is started."""
+    started = Simulator(tmp_path)
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,22 @@
-"""The image and the compose stack: names, paths and ports that must agree with one another and with the code.
+"""The compose stack: names, paths and ports that must agree with one another and with the code, and commands that start.
 
-Not here: a build or a start. No container engine runs in the tests; what can be read from the files is read.
+Not here: the image (test_image.py), and a start of containers. No engine runs in the tests: what can be read from the
+files is read, and what the containers would run is run beside them.
 """
 
 import json
 import re
 import subprocess
 import sys
-import tomllib
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import yaml
+from deploy.outside import Meter, Started, answers, mapped, needs, redis
+from e2e.stack import free_address, stopping
 
-from proxy.settings import ENVIRONMENT_PREFIX, load_settings, setting_rows, unknown_variables
+from proxy.settings import ENVIRONMENT_PREFIX, GatewaySettings, load_settings, setting_rows, unknown_variables
+from proxy.supervisor import KILL_AFTER_S
 
 SECRETS = Path("/run/secrets")
 
@@ -30,30 +31,8 @@ def services(compose):
     return compose["services"]
 
 
-@pytest.fixture(scope="module")
-def dockerfile(repo):
-    """The instructions as (word, rest), with continued lines joined."""
-    text = (repo / "Dockerfile").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [tuple(line.split(maxsplit=1)) for line in lines]
-
-
-@pytest.fixture(scope="module")
-def project(repo):
-    return tomllib.loads((repo / "pyproject.toml").read_text())["project"]
-
-
-def copied(dockerfile):
-    return [source for word, rest in dockerfile if word == "COPY" for source in rest.split()[:-1]]
-
-
 def mounts(service):
     return dict(entry.split(":")[:2] for entry in service["volumes"])
-
-
-def health_command(dockerfile):
-    (rest,) = [rest for word, rest in dockerfile if word == "HEALTHCHECK"]
-    return json.loads(rest[rest.index("CMD") + len("CMD") :])
 
 
 def test_every_variable_of_ours_is_a_setting(services, dockerfile):
@@ -171,69 +150,116 @@ def test_grafana_opens_on_a_dashboard_that_exists(services, repo):
     assert (repo / "dashboards" / home.name).exists()
 
 
-def test_the_image_installs_pinned_requirements_with_hashes_and_then_us_alone(dockerfile):
-    """No dependency comes in without a hash, neither in the first step nor through the second."""
-    runs = [rest for word, rest in dockerfile if word == "RUN" and "pip install" in rest]
-    assert runs[0] == "pip install --require-hashes -r requirements.txt"
-    assert runs[1].startswith("pip install --no-deps .")
-    assert len(runs) == 2
+def test_it_is_a_compose_file_by_the_schema_of_the_specification(compose):
+    """Every key exists and has a value of its kind; the schema is the one that check-jsonschema ships."""
+    schemas = pytest.importorskip(
+        "check_jsonschema.builtin_schemas", reason="check-jsonschema has the schema; it is not installed"
+    )
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = schemas.get_builtin_schema("vendor.compose-spec")
+    problems = [
+        f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(compose)
+    ]
+    assert problems == []
 
 
-def test_the_requirements_cover_every_dependency_with_a_hash(project, repo):
-    """What `--no-deps` leaves out is in the file, pinned and hashed."""
-    entries = re.split(r"\n(?=\w)", (repo / "requirements.txt").read_text())
-    pinned = {re.split(r"[=\[ ]", entry)[0].lower(): entry for entry in entries if "==" in entry.split("\n")[0]}
-    wanted = {re.split(r"[><=; \[]", each)[0].lower() for each in project["dependencies"]}
-    assert wanted <= set(pinned)
-    assert all("--hash=sha256:" in entry for entry in pinned.values())
+def test_every_container_is_confined(services):
+    """Its own user, a root it cannot write to, no capability, no way to more; bounds on memory, processes and logs."""
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "cap_add" not in service, name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        assert int(service["user"].split(":")[0]) > 0, name
+        assert service["restart"] == "unless-stopped", name
+        assert size(service["mem_limit"]) > 0, name
+        assert service["pids_limit"], name
+        assert {"max-size", "max-file"} <= set(service["logging"]["options"]), name
+        assert not {"privileged", "network_mode", "pid", "ipc"} & set(service), name
 
 
-def test_the_image_copies_what_exists_and_the_builder_gets_nothing_else(dockerfile, project, repo):
-    """Sources are in the repo and let in by .dockerignore. The readme is named by pyproject: without it pip stops."""
-    sources = [source.removeprefix("./") for source in copied(dockerfile)]
-    assert all((repo / source).exists() for source in sources if source != project["readme"])
-    assert project["readme"] in sources
-    ignored = [line for line in (repo / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
-    assert ignored[0] == "*"
-    assert sorted(line[1:] for line in ignored if line[0] == "!") == sorted(sources)
+def size(text):
+    return int(text[:-1]) * {"m": 1, "g": 1024}[text[-1]]
 
 
-def test_the_image_runs_a_python_we_support_and_not_as_root(dockerfile, project):
-    """The last user before the entry point is a number above 0, which Kubernetes can check."""
-    instructions = dict(dockerfile)
-    assert instructions["FROM"] == f"python:{project['requires-python'].removeprefix('>=')}-slim"
-    assert int(instructions["USER"]) > 0
-    words = [word for word, _ in dockerfile]
-    assert words.index("USER") < words.index("ENTRYPOINT")
-    assert json.loads(instructions["ENTRYPOINT"]) == ["deepseek-meter"]
+def test_what_has_to_last_is_on_a_volume_and_the_rest_is_memory(services, compose):
+    """Each service has exactly one volume that can be written to, each volume one service."""
+    owners = {}
+    for name, service in services.items():
+        writable = [entry for entry in service["volumes"] if not entry.endswith(":ro")]
+        assert len(writable) == 1, name
+        owners[writable[0].split(":")[0]] = name
+        assert all(entry.startswith("/tmp:size=") for entry in service.get("tmpfs", [])), name
+    assert set(owners) == set(compose["volumes"])
 
 
-def test_image_and_compose_ask_for_health_in_the_same_way(dockerfile, services):
-    """One command in two files: a change of one is a change of both."""
-    assert services["proxy"]["healthcheck"]["test"] == ["CMD", *health_command(dockerfile)]
+def test_redis_refuses_before_it_is_killed(services):
+    """Its own bound is well below the container's: a rewrite of the file may copy as much again."""
+    command = services["redis"]["command"]
+    assert 2 * size(command[command.index("--maxmemory") + 1].removesuffix("b")) <= size(services["redis"]["mem_limit"])
 
 
-@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (404, False)])
-def test_the_health_check_fails_when_the_console_says_so(status, healthy, dockerfile):
-    """The command of the image, run against a console that answers with this status."""
-    asked = []
+def test_only_the_proxy_reaches_redis(services, compose):
+    """It has no password: its network is its and the proxy's, and leads nowhere."""
+    assert compose["networks"]["store"] == {"internal": True}
+    assert services["redis"]["networks"] == ["store"]
+    assert [name for name, service in services.items() if "store" in service.get("networks", [])] == ["proxy", "redis"]
+    assert "default" in services["proxy"]["networks"]
 
-    class Console(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
 
-        def log_message(self, *_):
-            pass
+def test_a_stop_leaves_time_for_open_exchanges(services):
+    """Longer than their grace and the supervisor's own patience."""
+    grace_s = GatewaySettings().shutdown_grace_seconds
+    assert int(services["proxy"]["stop_grace_period"].removesuffix("s")) > grace_s + KILL_AFTER_S
 
-    with HTTPServer(("127.0.0.1", 0), Console) as server:
-        thread = Thread(target=server.handle_request)
-        thread.start()
-        _, option, code = health_command(dockerfile)
-        code = code.replace(":8401", f":{server.server_port}")
-        run = subprocess.run([sys.executable, option, code], capture_output=True, check=False)
-        thread.join()
-    assert (run.returncode == 0) is healthy
-    assert asked == ["/healthz"]
+
+def test_the_proxy_runs_as_the_user_of_its_image(services, dockerfile):
+    """The volume is that user's."""
+    assert [services["proxy"]["user"]] == [rest for word, rest in dockerfile if word == "USER"]
+
+
+def test_redis_and_proxy_start_and_their_health_checks_tell(services, dockerfile, simulator, tmp_path):
+    """With the words, variables and checks of the files, on a root that cannot be written to: healthy, and then not."""
+    needs("redis-server", "redis-cli")
+    api, console, store = (free_address() for _ in range(3))
+    port = store.split(":")[1]
+    folders = {"/data": tmp_path / "data", str(SECRETS): tmp_path / "secrets"}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/console_token").write_text("not-a-token\n")
+    variables = {name: mapped(value, folders) for name, value in services["proxy"]["environment"].items()}
+    variables["METER_STORE_REDIS_URL"] = variables["METER_STORE_REDIS_URL"].replace("redis:6379", store)
+    started = redis(services["redis"]["command"], tmp_path / "redis", port)
+    meter = Meter(
+        json.loads(dict(dockerfile)["CMD"]),
+        variables,
+        upstream=simulator.url,
+        addresses=(api, console),
+        log=tmp_path / "proxy.log",
+        writable=[tmp_path / "data"],
+    )
+    asking = [part.replace("127.0.0.1:8401", console) for part in services["proxy"]["healthcheck"]["test"][1:]]
+    pinging = ["redis-cli", "-p", port, *services["redis"]["healthcheck"]["test"][2:]]
+    with stopping(meter, started):
+        meter.wait_ready()
+        assert answers([sys.executable, *asking[1:]])
+        assert answers(pinging)
+        target = f"proxy:{services['proxy']['environment']['METER_CONSOLE_LISTEN'].split(':')[1]}"
+        assert meter.asked("/metrics", Host=target, Authorization="Bearer not-a-token")[0] == 200
+        assert meter.asked("/metrics", Host=target)[0] == 401
+    assert not answers([sys.executable, *asking[1:]])
+    assert not answers(pinging)
+
+
+def test_prometheus_starts_and_its_health_check_tells(services, repo, tmp_path):
+    """With its words, on the configuration of the repo; its health check is asked with the machine's wget."""
+    needs("prometheus", "wget")
+    address = free_address()
+    folders = {"/etc/prometheus": repo / "deploy/prometheus", "/prometheus": tmp_path / "data"}
+    words = [mapped(word, folders) for word in services["prometheus"]["command"]]
+    command = ["prometheus", *words, f"--web.listen-address={address}"]
+    asking = [part.replace("127.0.0.1:9090", address) for part in services["prometheus"]["healthcheck"]["test"][1:]]
+    started = Started(command, tmp_path / "prometheus.log")
+    with stopping(started):
+        started.wait_for(lambda: answers(asking))
+    assert not answers(asking)
