@@ -16,7 +16,9 @@ import yaml
 from click.testing import CliRunner
 
 from proxy.cli import main
+from proxy.ledger.embedded import STOP_SECONDS
 from proxy.settings import GatewaySettings, UpstreamSettings
+from proxy.supervisor import KILL_AFTER_S
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,10 @@ def test_the_unit_starts_a_command_with_options_that_exist(unit):
 
 
 def test_a_stop_leaves_time_for_open_exchanges(unit):
-    """The supervisor alone is asked, and has longer than the grace that exchanges have."""
+    """The supervisor alone is asked, and has longer than exchanges, its own patience and its Redis may take together."""
     assert unit["Service"]["KillMode"] == "mixed"
-    assert int(unit["Service"]["TimeoutStopSec"]) > GatewaySettings().shutdown_grace_seconds
+    longest_s = GatewaySettings().shutdown_grace_seconds + KILL_AFTER_S + STOP_SECONDS
+    assert int(unit["Service"]["TimeoutStopSec"]) > longest_s
 
 
 def test_systemd_finds_the_unit_valid_and_hardened(repo):
