@@ -1,4 +1,4 @@
-"""What the tests of deploy/ share: where its files lie, promtool, and which metrics exist."""
+"""What the tests of deploy/ share: where its files lie, what they render to, promtool, and which metrics exist."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deploy.rendered import render
 from e2e.stack import Simulator
 
 from proxy.console import metrics
@@ -31,6 +32,12 @@ def dockerfile():
     instructions = [tuple(line.split(maxsplit=1)) for line in lines]
     (base,) = [rest.removeprefix("BASE=") for word, rest in instructions if word == "ARG"]
     return [(word, rest.replace("${BASE}", base)) for word, rest in instructions]
+
+
+@pytest.fixture(scope="session")
+def targets(tmp_path_factory):
+    """deploy/kubernetes rendered: base, every overlay, and the base with each component, by name."""
+    return render(REPO / "deploy/kubernetes", tmp_path_factory.mktemp("kustomize"))
 
 
 @pytest.fixture
