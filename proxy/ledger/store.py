@@ -200,6 +200,15 @@ class Store:
         async with _translated():
             return cast("Mapping[bytes, bytes]", await _awaited(self._redis.hgetall(self.key(name))))
 
+    async def hashes(self, names: Sequence[str]) -> tuple[Mapping[bytes, bytes], ...]:
+        """Several hashes as they stood at one instant, such as the rollups of a day; empty where there is none.
+
+        Redis does nothing else meanwhile: ask for what has to agree, not for everything at once.
+        """
+        async with _translated():
+            answer = await self._snapshot(keys=[self.key(name) for name in ("epoch", "history", *names)])
+        return tuple(map(_as_mapping, answer[4:]))
+
     async def changes(self) -> list[Change]:
         """Every change that is kept, oldest first."""
         async with _translated():

@@ -91,6 +91,21 @@ async def verify(store: Store, journals: Path, first_look: Findings | None = Non
     return Findings(found, _totals_off(books))
 
 
+async def not_counted(store: Store, journals: Path, written: Mapping[str, int] | None = None) -> dict[str, int]:
+    """How many records of each journal are on the disk, or were applied once, and are not in the counters; without zeros.
+
+    With what was `written` at a first look, by journal, only that is asked for. Raises StoreUnavailableError, OSError.
+    """
+    numbers = written_numbers(journals) if written is None else written
+    applied = await store.numbers()
+    return {name: last - applied.get(name, 0) for name, last in numbers.items() if last > applied.get(name, 0)}
+
+
+def written_numbers(journals: Path) -> dict[str, int]:
+    """The highest number of every journal that is kept: its last line, or what was applied of it. Raises OSError."""
+    return {path.name: max(_last_number(path)[0], Watermark(path).read().number) for path in journals_in(journals)}
+
+
 async def refill(store: Store, journals: Path, retention: Retention) -> list[Refilled]:
     """Send again what a wiped store had and the journals still hold, once, however often this is called."""
     bases = (await store.books([])).bases

@@ -12,7 +12,7 @@ from proxy.errors import StoreUnavailableError
 from proxy.ledger.answers import Applied, Behind, RefusedBatch
 from proxy.ledger.families import series_field
 from proxy.ledger.store import connect
-from proxy.ledger.tally import DAY_S, Additions, Batch, Retention, fold, quarantine, unreplayable
+from proxy.ledger.tally import DAY_S, Additions, Batch, Retention, fold, quarantine, rollup_hash, unreplayable
 from proxy.usage import TokenUsage
 
 RETENTION = Retention()
@@ -398,3 +398,14 @@ def test_numbers_without_measure_are_refused_not_rounded(shelf):
 
     assert isinstance(shelf.run(lambda store: store.apply(fold("j", 1, [one], RETENTION))), RefusedBatch)
     assert shelf.dump() == {}
+
+
+def test_several_hashes_are_read_together_in_the_order_asked(shelf):
+    """One that is not there is empty."""
+    shelf.run(lambda store: store.apply(batch_of(1, 2)))
+    day = rollup_hash("day", int(NOW_S) // DAY_S * DAY_S)
+    found = shelf.run(lambda store: store.hashes([day, "nowhere", "totals"]))
+
+    assert found == (shelf.hash(day), {}, shelf.hash("totals"))
+    assert found[0]
+    assert shelf.run(lambda store: store.hashes([])) == ()

@@ -8,7 +8,7 @@ from proxy.ledger import embedded
 from proxy.ledger.journal import JournalReader, JournalWriter, segments
 from proxy.ledger.shipper import JournalShipper
 from proxy.ledger.tally import Retention
-from proxy.ledger.verify import Refilled, refill, verify
+from proxy.ledger.verify import Refilled, not_counted, refill, verify, written_numbers
 from proxy.ledger.watermark import Applied, Watermark
 from proxy.verify_command import _wrong
 
@@ -68,6 +68,22 @@ def test_what_the_store_forgot_is_told(shelf, tmp_path):
     _, by_name = found(shelf, tmp_path)
 
     assert by_name["a"].forgotten == 3
+
+
+def test_what_is_not_in_the_counters_is_told_without_reading_the_sums(shelf, tmp_path):
+    """Pending and forgotten, by journal; of what was written at a first look, no more is asked for."""
+    path = journal(tmp_path, "a", *range(1, 30))
+    ship(shelf, path, last=20)
+    first_look = written_numbers(tmp_path)
+    ship(shelf, journal(tmp_path, "b", 1, 2, 3))
+
+    assert (first_look, written_numbers(tmp_path)) == ({"a": 29}, {"a": 29, "b": 3})
+    assert shelf.run(lambda store: not_counted(store, tmp_path)) == {"a": 9}
+    ship(shelf, path)
+    assert shelf.run(lambda store: not_counted(store, tmp_path)) == {}
+    Watermark(tmp_path / "b").write(Applied(1, 5))
+    assert shelf.run(lambda store: not_counted(store, tmp_path)) == {"b": 2}
+    assert shelf.run(lambda store: not_counted(store, tmp_path, first_look)) == {}
 
 
 @pytest.mark.parametrize(("records", "word"), [(1, "double: records +1"), (-1, "missing: records -1")])
