@@ -10,6 +10,7 @@ Redis holds.
     pricing                    pure: versions and tariffs, with their data in TOML
     ledger                     journal, tally, store: what must not be lost
     gateway                    the data path: relay, upstream, headers, keys
+    reports                    pure: what it cost, from the rollups
     console                    metrics, health, versions and balance, for Prometheus and people
     simulator                  a DeepSeek API for demos and tests, with a ledger of what it billed
     cli, supervisor, child     composition, with *_process, *_command (what the CLI says) and *_files (what is read), and
