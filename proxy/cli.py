@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console as Terminal
 from rich.table import Table
 
-from proxy import verify_command
+from proxy import report_command, report_table, verify_command
 from proxy.catalog_files import catalog_with
 from proxy.check_command import settings_to_look_at, store_lines, to_look_at
 from proxy.child import configure_logging
@@ -27,11 +27,14 @@ from proxy.demo_process import DemoOrders
 from proxy.errors import MeterError, SettingsError
 from proxy.gateway_process import open_store
 from proxy.price_command import Asked, Where, price_row
+from proxy.reports import document, interval
+from proxy.reports.report import GROUPS
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
 from proxy.supervisor import Child, Supervisor
 from proxy.upstreams import keys_of
+from proxy.usage import CURRENCIES
 
 P = ParamSpec("P")
 
@@ -191,6 +194,50 @@ def verify(
     sys.exit(0 if findings.fine else 1)
 
 
+@main.command(epilog="Example: deepseek-meter report --since month --by version,day --format csv")
+@_config_option
+@click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
+@click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
+@click.option("--since", default="24h", show_default=True, help=f"{interval.EXPECTED}.")
+@click.option("--until", default="now", show_default=True, help="The same; it is not in the report itself.")
+@click.option("--by", default="version", show_default=True, help=f"Any of {','.join(GROUPS)}.")
+@click.option("--currency", help="USD, CNY or USD,CNY.  [default: the one of [pricing] billing_currency]")
+@click.option("--decimals", type=click.IntRange(2, 9), default=2, show_default=True, help="Of money in the table.")
+@click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
+@click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@_guarded
+def report(
+    *,
+    config: str | None,
+    redis: str | None,
+    data_dir: str | None,
+    since: str,
+    until: str,
+    by: str,
+    currency: str | None,
+    decimals: int,
+    wait: float,
+    output: str,
+) -> None:
+    """Show what it cost: requests, tokens and cost by kind, by version or what else is asked for."""
+    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    zone, now_s = zone_of(settings.console.time_zone), datetime.now(UTC).timestamp()
+    currencies = _chosen("--currency", currency.upper() if currency else settings.pricing.billing_currency, CURRENCIES)
+    try:
+        asked = interval.asked(since, until, now_s, zone)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    groups = _chosen("--by", by, GROUPS)
+    made = report_command.make(settings, report_command.Asked(asked, groups, currencies, zone, now_s, wait))
+    if output == "table":
+        report_table.show(made, decimals)
+    else:
+        click.echo(document.as_json(made) if output == "json" else document.as_csv(made), nl=output == "json")
+    for line in report_command.doubts(made, said=output != "csv"):
+        click.echo(f"deepseek-meter: {line}", err=True)
+    sys.exit(1 if made.pending else 0)
+
+
 def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[Child, ...] = ()) -> None:
     configure_logging(settings.log)
     zone_of(settings.console.time_zone)
@@ -259,6 +306,14 @@ def _read(path: str, option: str) -> str:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{option} {path}: cannot be read: {error}") from error
+
+
+def _chosen(option: str, text: str, there_are: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a list with commas, each once. Raises UsageError for one that there is not."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if unknown := [word for word in words if word not in there_are]:
+        raise click.UsageError(f"{option}: expected some of {', '.join(there_are)}; got {unknown[0]!r}")
+    return words
 
 
 def _instant(text: str | None) -> datetime:
