@@ -78,6 +78,20 @@ def test_json_has_the_groups_fields_counts_cost_by_kind_and_a_total(some):
     )
 
 
+def test_a_row_of_one_kind_has_its_tokens_and_no_exchanges(some, capsys):
+    """An exchange is of no kind: adding them up over kinds would count each four times. The total has them."""
+    report = some(by=("app", "kind"))
+    document = json.loads(as_json(report))
+    row = next(row for row in document["rows"] if (row["app"], row["kind"]) == ("b", "output_answer"))
+    show(report, 2)
+
+    assert (row["requests"], row["tokens"]) == (None, {"output_answer": 4, "total": 4})
+    assert row["cost"] == {"USD": {"output_answer": "0.000000004", "total": "0.000000004"}}
+    assert {part["requests"] for part in (*row["sources"].values(), row["uncertain"])} == {None}
+    assert document["total"]["requests"] == 4
+    assert ["b", "output_answer", "tokens", "4"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 @pytest.mark.parametrize("currencies", [("USD",), ("CNY",), ("USD", "CNY")])
 def test_currencies_stand_side_by_side(some, currencies):
     """Those asked for, each by itself."""
