@@ -31,7 +31,9 @@ REASONING, ANSWER, SIGMA = 60, 50, 0.8
 OUTAGE_S = 3.0
 ENOUGH_REFUSALS = 6
 PREFIX = "{meter:default}:"
-_TOLD = re.compile(r"(\d+\.\d+) of (\d+\.\d+) USD spent, (\d+\.\d+) held for exchanges under way, and this one may cost (\d+\.\d+)")
+_TOLD = re.compile(
+    r"(\d+\.\d+) of (\d+\.\d+) USD spent, (\d+\.\d+) held for exchanges under way, and this one may cost (\d+\.\d+)"
+)
 
 SCENARIO = f"""
 seed = 3
