@@ -83,7 +83,21 @@ for i = 1, #batch.relied_on, 2 do
     return {'unsettled', batch.relied_on[i]}
   end
 end
--- What is held for the exchanges that this batch settles: texts of [[budget, bucket, nanos], ...], by id.
+local function is_hold(hold)
+  return type(hold) == 'table' and type(hold[1]) == 'string' and type(hold[2]) == 'number'
+    and type(hold[3]) == 'number' and hold[3] >= 0 and hold[3] % 1 == 0
+end
+
+-- Why a reservation cannot be given back; nil where it can.
+local function check_hold(hold)
+  if not is_hold(hold) then return 'a reservation cannot be read' end
+  local wrong = check_type(batch.budgets .. hold[1], 'hash')
+  if wrong then return wrong end
+  local total = redis.call('HGET', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]))
+  if total and not is_integer(total) then return 'what is held in ' .. hold[1] .. ' is no integer' end
+end
+
+-- What is held for the exchanges that this batch settles: lists of {budget, bucket, nanos}, by id.
 local function check_holds()
   local held = {}
   local wrong = #batch.settled > 0 and check_type(batch.holds, 'hash')
@@ -92,9 +106,9 @@ local function check_holds()
     local text = redis.call('HGET', batch.holds, id)
     if text then
       local is_read, holds = pcall(cjson.decode, text)
-      if not is_read then return 'what is held for ' .. id .. ' cannot be read' end
+      if not is_read or type(holds) ~= 'table' then return 'what is held for ' .. id .. ' cannot be read' end
       for _, hold in ipairs(holds) do
-        wrong = check_type(batch.budgets .. hold[1], 'hash')
+        wrong = check_hold(hold)
         if wrong then return wrong end
       end
       held[id] = holds
@@ -138,7 +152,9 @@ end
 -- What the exchange took of a budget is among the additions; what was held for it goes in the same moment.
 for id, holds in pairs(held) do
   for _, hold in ipairs(holds) do
-    redis.call('HINCRBY', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]), string.format('-%.0f', hold[3]))
+    if hold[3] > 0 then -- '-0' is no integer to Redis
+      redis.call('HINCRBY', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]), string.format('-%.0f', hold[3]))
+    end
   end
   redis.call('HDEL', batch.holds, id)
 end

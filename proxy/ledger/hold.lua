@@ -17,7 +17,7 @@ local function whole(number) return string.format('%.0f', number) end
 
 local function add(text, sign)
   for _, hold in ipairs(cjson.decode(text)) do
-    redis.call('HINCRBY', ARGV[1] .. hold[1], 'held:' .. whole(hold[2]), sign .. whole(hold[3]))
+    if hold[3] > 0 then redis.call('HINCRBY', ARGV[1] .. hold[1], 'held:' .. whole(hold[2]), sign .. whole(hold[3])) end -- '-0' is no integer to Redis
   end
 end
 

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +29,10 @@ PER_SECOND = 16.0
 MODELS = {"deepseek-flash": 7.0, "deepseek-v4-pro": 2.0, "deepseek-ai/DeepSeek-R1-0528": 1.0}
 WARM_S = 90.0  # the alerts' baseline ends an hour ago, which is a minute here
 CHANGED_S = 110.0
+
+LIVE_COST = f'global:deepseek_meter_cost_usd_total:max{{version!="{history.VERSION}", '
+SPEND = "global:deepseek_meter_spend_usd:max"
+NANO_USD = 1e-8  # a dozen doubles are added up
 
 STANDING = {"DeepseekMeterVersionTokensUnpriced"}
 """Open weights without a price are asked all the time."""
@@ -65,9 +68,7 @@ def watched(folder, scenario):
     """Everything running, traffic included."""
     program("prometheus"), program("alertmanager", "prometheus-alertmanager"), program("promtool")
     wait_past_a_band_border(600)  # a new price in the middle is another scenario
-    installation = Installation(
-        folder, scenario, f"[versions.'{VERSION}']\nspend_limit_usd_per_hour = {spend_limit():.6f}\n"
-    )
+    installation = Installation(folder, scenario, settings())
     receiver = Receiver()
     with ending(installation), listening(receiver) as webhook:
         alertmanager = Alertmanager(
@@ -111,6 +112,14 @@ def backfill(folder):
         lines.writelines(history.openmetrics(time.time() - 60))
     command = [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=768h"]
     subprocess.run([*command, str(text), str(folder / "data")], check=True, capture_output=True)
+
+
+def settings():
+    """A limit per hour that the change passes, and a budget for all that is far away from its limit."""
+    return (
+        f"[versions.'{VERSION}']\nspend_limit_usd_per_hour = {spend_limit():.6f}\n"
+        '[[budgets]]\nname = "everything"\nlimit = 1000\nperiod = "month"\naction = "refuse"\n'
+    )
 
 
 def spend_limit():
@@ -194,25 +203,34 @@ def test_a_month_can_be_looked_back_on(watched):
 
 
 def test_the_exact_gauges_are_the_ledger_to_the_cent(watched):
-    """After the traffic: the gauges in Prometheus, the bill, and the counters say the same. Stops the traffic for good."""
+    """After the traffic: gauges in Prometheus, counters, `report` and the bill say the same. Stops the traffic for good."""
     for half in watched.traffic:
         half.stop()
     kept, installation = watched.kept, watched.installation
-    billed = defaultdict(int)
-    for row in installation.billed():
-        billed[row["fingerprint"]] += sum((row["cost_nano_usd"] or {}).values())
     wait_until(lambda: settled(installation), 30)
     time.sleep(12)  # two scrapes, and the rules over them
+    billed = sum(sum((row["cost_nano_usd"] or {}).values()) for row in installation.billed()) / NANO
+    counted = {source: kept.total(f"{LIVE_COST}source={source!r}}}") for source in ("reported", "estimated")}
+    reported = reported_by_version(installation)
+    gauges = {dict(labels)["version"]: usd for labels, usd in kept.values(f"{SPEND}{{window='month'}}").items()}
 
-    reported = kept.total('global:deepseek_meter_cost_usd_total:max{source="reported"}')
-    everything = kept.total(f'global:deepseek_meter_cost_usd_total:max{{version!="{history.VERSION}"}}')
-    month = kept.total('global:deepseek_meter_spend_usd:max{window="month"}')
-    history_usd = kept.total(f'global:deepseek_meter_cost_usd_total:max{{version="{history.VERSION}"}}')
-    assert reported - history_usd == pytest.approx(sum(billed.values()) / NANO, abs=0.000_001)
-    assert month == pytest.approx(everything, abs=0.000_001)
-    sys.stdout.write(
-        f"\nbilled {sum(billed.values()) / NANO:.6f} USD, metered as reported {reported - history_usd:.6f}, spend_usd {month:.6f}\n"
+    assert counted["reported"] == pytest.approx(billed, abs=NANO_USD)
+    assert sum(counted.values()) == pytest.approx(sum(reported.values()), abs=NANO_USD)
+    assert {name: usd for name, usd in gauges.items() if usd} == pytest.approx(reported, abs=NANO_USD)
+    assert kept.total("global:deepseek_meter_budget_spend_usd:max") == pytest.approx(
+        sum(reported.values()), abs=NANO_USD
     )
+    assert kept.total("global:deepseek_meter_budget_reserved_usd:max") == 0
+    sys.stdout.write(f"\nbilled {billed:.6f} USD, metered as reported {counted['reported']:.6f}; report {reported}\n")
+
+
+def reported_by_version(installation):
+    """Dollars by version as the command says it, for this month; versions that cost nothing are left out."""
+    command = [sys.executable, "-m", "proxy", "report", "--since", "month", "--format", "json"]
+    command += ["--redis", installation.redis_url, "--data-dir", str(installation.replicas[0].folder / "data")]
+    rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["rows"]
+    found = {row["version"]: float(row["cost"]["USD"]["total"] or 0) for row in rows}
+    return {version: usd for version, usd in found.items() if usd}
 
 
 def settled(installation):
