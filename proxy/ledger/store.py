@@ -5,7 +5,7 @@ hold is described where it is made (`tally`, `apply.lua`) and where it is shown 
 become StoreUnavailableError here and nowhere else.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final, cast
@@ -46,6 +46,9 @@ OLDEST_VERSION: Final = (6, 2)
 
 AnyRedis = redis.Redis | RedisCluster
 
+Script = Callable[[Sequence[str], Sequence[str | bytes]], Awaitable[Any]]
+"""Runs a script with the names of its keys and its arguments. Raises StoreUnavailableError."""
+
 _QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
 
 
@@ -76,6 +79,16 @@ class Store:
         """Close the connections."""
         for client in (self._redis, *self._sentinels):
             await client.aclose()
+
+    def script(self, source: bytes) -> Script:
+        """A script of a subject that has its own module; its keys are names, as `key` takes them."""
+        found = self._redis.register_script(source)
+
+        async def run(names: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
+            async with _translated():
+                return await found(keys=[self.key(name) for name in names], args=arguments)
+
+        return run
 
     async def prepare(self) -> int:
         """Check that this Redis will do and give it an epoch if it has none; the epoch.
