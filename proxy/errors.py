@@ -43,7 +43,8 @@ class RelayError(Exception):
     status = 500
     kind = "internal_error"
     code = "internal_error"
-    retry_after_s: int | None = None
+    retry_after_s = 0
+    """When it is worth another try; 0 where nobody can tell."""
 
     def body(self) -> bytes:
         """The error as a client of DeepSeek expects it: `{"error":{"message","type","param","code"}}`."""
@@ -57,6 +58,12 @@ class BadRequestError(RelayError):
     status = 400
     kind = "invalid_request_error"
     code = "invalid_request_error"
+
+
+class AmbiguousRequestError(BadRequestError):
+    """Managed mode, and a request that may be read in two ways: what is allowed would depend on the reader."""
+
+    code = "ambiguous_request"
 
 
 class RequestTooLargeError(RelayError):
@@ -73,19 +80,46 @@ class RequestTooLargeError(RelayError):
 
 
 class UnknownKeyError(RelayError):
-    """Managed mode, and the client shows no key of ours."""
+    """Managed mode, and the client shows no key of ours, or one that opens nothing any more; `code` says which."""
 
     status = 401
     kind = "authentication_error"
-    code = "invalid_api_key"
+
+    def __init__(self, message: str, code: str = "invalid_api_key") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NotAllowedError(RelayError):
-    """Managed mode, and a path that is not open to clients."""
+    """Managed mode, and something that the client's key does not open; `code` says what."""
 
     status = 403
     kind = "permission_error"
-    code = "path_not_open"
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LimitReachedError(RelayError):
+    """Managed mode, and a limit of the client's key; `code` says which."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+    def __init__(self, message: str, code: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class KeysUnavailableError(RelayError):
+    """Managed mode, Redis is away, and `[keys]` says that then nothing, or nothing so old, decides about keys."""
+
+    status = 503
+    kind = "internal_error"
+    code = "keys_unavailable"
+    retry_after_s = 2
 
 
 class VersionMismatchError(RelayError):

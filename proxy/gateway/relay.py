@@ -301,7 +301,7 @@ class Relay:
         response = web.Response(status=error.status, body=body, content_type="application/json")
         response.headers[ERROR_HEADER] = "1"
         response.headers[EXCHANGE_HEADER] = exchange.exchange_id
-        if error.retry_after_s is not None:
+        if error.retry_after_s:
             response.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
         if isinstance(error, RequestTooLargeError):
             response.force_close()  # the rest of the body is still on its way
