@@ -34,8 +34,6 @@ class GatewayOrders(msgspec.Struct, frozen=True):
     hash_secret: bytes
     listen_fd: int
     report_fd: int
-    client_keys: dict[str, str] = {}
-    """Apps by key, in managed mode."""
     upstream_keys: dict[str, str] = {}
     """By upstream, in managed mode."""
 
@@ -75,6 +73,12 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """By upstream: streams that ended well and said nothing of usage."""
     estimates: list[tuple[str, str, int, int, int, int]] = []
     """By version and part: exchanges compared, tokens reported, tokens estimated, and by how many they differ."""
+    keys_age_s: float | None = None
+    """In managed mode: how long ago the client keys were compared with the store; -1.0 where they never were."""
+    key_refusals: dict[str, int] = {}
+    """By code: requests that managed mode refused."""
+    limits_alone: int = 0
+    """Decisions about a client key's limits that were made without Redis."""
 
 
 OVERHEAD_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)

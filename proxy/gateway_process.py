@@ -31,15 +31,17 @@ from proxy.child import (
     on_stop,
     read_orders,
 )
+from proxy.client_keys import LONGEST_WAIT_S, WorkerKeys
 from proxy.errors import VersionMismatchError
-from proxy.gateway.admission import Admission, Asking, Prices
+from proxy.gateway.admission import Admission, Candidate, Prices
 from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
+from proxy.gateway.entry import Entry, OpenEntry
 from proxy.gateway.estimating import Estimator
 from proxy.gateway.exchange import Clock
 from proxy.gateway.headers import Credential
 from proxy.gateway.hosts import Host, Hosts
-from proxy.gateway.keys import ClientKeys, app_of, key_line
+from proxy.gateway.keys import key_line
 from proxy.gateway.likely import Learner
 from proxy.gateway.recording import ExchangeFacts, Pricing, interrupted_record, make_record
 from proxy.gateway.relay import Relay, RelayParts
@@ -97,8 +99,8 @@ class GatewayWorker:
         )
         self._estimators = {name: self._new_estimator(one) for name, one in settings.all_upstreams().items()}
         self._hosts = self._new_hosts()
-        self._admit = _admission(settings, orders)
         self._learner = Learner()
+        self._keys = _client_keys(settings, orders)
         self._relay = Relay(self._parts())
         self._stop: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -116,6 +118,8 @@ class GatewayWorker:
         shipping = asyncio.create_task(self._ledger.run(), name="ledger")
         reporting = asyncio.create_task(self._report(), name="report")
         looking = asyncio.create_task(self._look_at_catalog(), name="catalog")
+        if self._keys is not None:
+            await self._keys.start()
         await self._serve()
         await self._relay.close()
         self._counting.close()
@@ -124,6 +128,8 @@ class GatewayWorker:
         self._ledger.stop()
         await shipping
         await self._hosts.close()
+        if self._keys is not None:
+            await self._keys.close()
         await self._store.close()
 
     async def _serve(self) -> None:
@@ -175,6 +181,7 @@ class GatewayWorker:
             overhead_sum_s=self._overhead.sum_s,
             streams_without_usage=self._streams_without_usage(),
             estimates=[(*place, *errors) for place, errors in self._estimate_errors().items()],
+            **(self._keys.figures() if self._keys is not None else {}),
         )
 
     def _streams_without_usage(self) -> dict[str, int]:
@@ -194,9 +201,8 @@ class GatewayWorker:
             hosts=self._hosts,
             keeper=self._ledger,
             make_record=self._make_record,
-            admit=self._admit,
-            payer=_payer(settings, self._orders),
             admission=self._new_admission(),
+            entry=self._entry(),
             expected_version=self._expected,
             refuse_mismatch=self._refuse_mismatch,
             clock=Clock(time.time, time.monotonic),
@@ -228,19 +234,25 @@ class GatewayWorker:
             fault=self._ledger.fault,
         )
 
-    def _prices(self, asking: Asking, currency: str, *, dearest: bool) -> Prices | None:
+    def _prices(self, candidate: Candidate, currency: str, *, dearest: bool) -> Prices | None:
         """What tokens cost an exchange that begins now: at this moment, or at the dearest before it has to end."""
         now_s = time.time()
-        longest_s = self._orders.settings.all_upstreams()[asking.upstream].total_timeout_seconds if dearest else 0.0
+        longest_s = self._orders.settings.all_upstreams()[candidate.upstream].total_timeout_seconds if dearest else 0.0
         pricing = self._pricing
         return dearest_prices(
             pricing.catalog,
-            asking.whose.version,
+            candidate.whose.version,
             currency,
             (now_s, now_s + longest_s),
-            model=asking.request.model,
-            seller=pricing.seller(asking.upstream),
+            model=candidate.request.model,
+            seller=pricing.seller(candidate.upstream),
         )
+
+    def _entry(self) -> Entry:
+        """Who is let in."""
+        if self._keys is not None:
+            return self._keys.entry
+        return OpenEntry(self._orders.hash_secret, self._orders.settings.apps_by_key())
 
     def _new_hosts(self) -> Hosts:
         settings = self._orders.settings
@@ -327,19 +339,11 @@ def _ledger(
     )
 
 
-def _payer(settings: Settings, orders: GatewayOrders) -> Callable[[str, str | None], str]:
-    """Who asks by the key alone: in managed mode the app is the key's, in passthrough mode a client may say what it likes."""
-    if settings.gateway.mode == "managed":
-        return lambda app, _credential: app
-    return lambda _app, credential: app_of(None, credential, orders.hash_secret)
-
-
-def _admission(settings: Settings, orders: GatewayOrders) -> Callable[[str | None, str | None, RequestFacts], str]:
-    """Who is let in, and as which app."""
+def _client_keys(settings: Settings, orders: GatewayOrders) -> WorkerKeys | None:
+    """The keys of managed mode, with connections of their own: a poll must not wait behind a batch."""
     if settings.gateway.mode == "passthrough":
-        return lambda stated, credential, _request: app_of(stated, credential, orders.hash_secret)
-    keys = ClientKeys(orders.client_keys, orders.hash_secret)
-    return lambda _stated, credential, request: keys.admit(credential, request)
+        return None
+    return WorkerKeys(settings, orders, open_store(settings, orders.redis_url, LONGEST_WAIT_S))
 
 
 def _id_maker() -> Callable[[], str]:

@@ -7,7 +7,6 @@ the end of their pipe (and on Linux get a signal from the kernel). It has one th
 import contextlib
 import fcntl
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -22,9 +21,11 @@ import msgspec
 import structlog
 
 from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, write_orders
-from proxy.errors import DataDirInUseError, MeterError, SettingsError
+from proxy.errors import DataDirInUseError, MeterError, SettingsError, StoreUnavailableError
 from proxy.gateway.keys import keyed_hash
+from proxy.hash_secret import hash_secret
 from proxy.ledger import embedded
+from proxy.ledger.journal import journals_in
 from proxy.settings import Settings, is_loopback, split_address
 from proxy.upstreams import Keys, keys_of, missing_keys
 
@@ -124,7 +125,7 @@ class Supervisor:
         self._children: list[Child] = []
         self._api: socket.socket | None = None
         self._stop_asked = False
-        self._keys = Keys({}, {})
+        self._keys = Keys({})
 
     def run(self, announce: Callable[[], None]) -> None:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
@@ -161,23 +162,33 @@ class Supervisor:
         if not url:
             self._redis = embedded.start(self._data_dir, embedded.find_server())
             url = self._redis.url
-        for doubt in self._check_store(url):
+        for doubt in self._doubts_of(url):
             log.warning("store_doubt", doubt=doubt)
         return url
+
+    def _doubts_of(self, url: str) -> list[str]:
+        """What speaks against this Redis. One that is away is no reason not to relay, where it has served before.
+
+        At the very first start it most likely is the wrong address: StoreUnavailableError.
+        """
+        try:
+            return self._check_store(url)
+        except StoreUnavailableError as error:
+            if not journals_in(journals_dir(self._settings)):
+                raise
+            return [f"{error}; records wait in the journal until it is back"]
 
     def _start_children(
         self, api: socket.socket, console: socket.socket, reports: tuple[socket.socket, socket.socket], redis_url: str
     ) -> None:
         """Slots number the workers; a worker that is started again keeps its slot."""
-        settings, secret = self._settings, _hash_secret(self._settings, self._data_dir)
+        settings, secret = self._settings, hash_secret(self._settings)
         reading, writing = (end.fileno() for end in reports)
         account = keyed_hash(f"{settings.upstream.url} {self._keys.balance}", secret)
         orders = ConsoleOrders(settings, redis_url, console.fileno(), reading, self._keys.balance, account)
         self._children.append(Child("console", "proxy.console_process", orders, (console.fileno(), reading)))
         for slot in range(settings.gateway.workers):
-            worker = GatewayOrders(
-                settings, slot, redis_url, secret, api.fileno(), writing, self._keys.clients, self._keys.upstreams
-            )
+            worker = GatewayOrders(settings, slot, redis_url, secret, api.fileno(), writing, self._keys.upstreams)
             fds = (api.fileno(), writing)
             self._children.append(Child(f"worker {slot}", "proxy.gateway_process", worker, fds))
         for child in (*self._children, *self._companions):
@@ -272,15 +283,3 @@ def _listening(address: str, setting: str) -> Iterator[socket.socket]:
 def _report_channel() -> tuple[socket.socket, socket.socket]:
     """Datagrams from the workers to the console; both ends stay open here, so that either may be started again."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-
-
-def _hash_secret(settings: Settings, data_dir: Path) -> bytes:
-    """The secret that names apps by their keys: the setting's, else the one made once in the data dir."""
-    if settings.gateway.key_hash_secret:
-        return settings.gateway.key_hash_secret.encode()
-    path = data_dir / "key_hash_secret"
-    if not path.exists():
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_hex(32))
-    return path.read_text().strip().encode()

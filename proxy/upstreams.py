@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from proxy.errors import SettingsError
 from proxy.gateway.hosts import Routing
-from proxy.gateway.keys import key_line, read_client_keys
+from proxy.gateway.keys import key_line
 from proxy.pricing.tariff import Seller
 from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, NamedUpstreamSettings, Settings
@@ -33,29 +33,26 @@ def sellers_of(settings: Settings) -> dict[str, Seller]:
 
 
 class Keys(NamedTuple):
-    """Apps by the clients' keys, and keys by upstream. Never shown."""
+    """The keys of upstreams, by upstream, and the one for the balance. Never shown."""
 
-    clients: dict[str, str]
     upstreams: dict[str, str]
     balance: str = ""
 
     def __repr__(self) -> str:
-        return f"<Keys of {len(self.clients)} clients and {len(self.upstreams)} upstreams>"
+        return f"<Keys of {len(self.upstreams)} upstreams>"
 
 
 def keys_of(settings: Settings, environment: Mapping[str, str]) -> Keys:
-    """The keys of the managed mode, and the one to ask for the balance with. Raises SettingsError for what cannot be used."""
+    """The upstreams' keys in managed mode, and the one to ask for the balance with. Raises SettingsError for what cannot be used."""
     balance = _balance_key(settings, environment)
     if settings.gateway.mode == "passthrough":
-        return Keys({}, {}, balance)
-    path = settings.gateway.client_keys_file
-    clients = read_client_keys(_text_of(path, "[gateway] client_keys_file"), path)
+        return Keys({}, balance)
     keys = upstream_keys(settings, environment)
     for name, key in keys.items():
         key_line(
             settings.all_upstreams()[name].key_header, key
         )  # one that cannot stand in a header is refused at the start
-    return Keys(clients, keys, balance)
+    return Keys(keys, balance)
 
 
 def upstream_keys(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:

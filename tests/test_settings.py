@@ -251,7 +251,7 @@ def error_of(**given):
 
 
 UPSTREAM = '[[upstreams]]\nname = "{name}"\nurl = "http://h"\nmodels = ["{model}"]\n'
-MANAGED = '[gateway]\nmode = "managed"\nclient_keys_file = "keys"\n'
+MANAGED = '[gateway]\nmode = "managed"\n'
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,10 @@ MANAGED = '[gateway]\nmode = "managed"\nclient_keys_file = "keys"\n'
         (UPSTREAM.format(name="a", model="m") + "accepts_client_keys = true\n", "one upstream"),
         (UPSTREAM.format(name="a", model="m") + 'key_file = "k"\n', "managed"),
         ('[upstream]\nkey_file = "k"\n', "managed"),
-        ('[gateway]\nmode = "managed"\n', "client_keys_file"),
+        ('[apps.a]\nkeys = ["key-0123456789"]\n[apps.b]\nkeys = ["key-0123456789"]\n', "is b already"),
+        ('[apps.a]\nkeys = ["sk-not-a-key"]\n', "apps"),
+        ('[gateway]\nopen_paths = ["files"]\n', "open_paths"),
+        ('[gateway]\nmode = "managed"\nclient_keys_file = "keys"\n', "client_keys_file"),
         ('[[upstreams]]\nname = "a"\nurl = "http://h"\nmodels = []\n', "models"),
         ('[[upstreams]]\nname = "a"\nmodels = ["m"]\n', "url"),
     ],

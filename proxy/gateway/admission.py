@@ -33,7 +33,7 @@ Prices = tuple[int, int, int, int]
 """Nano-units per million tokens, in the order of `usage.KINDS`."""
 
 
-class Asking(NamedTuple):
+class Candidate(NamedTuple):
     """An exchange that wants to begin."""
 
     exchange_id: str
@@ -47,7 +47,7 @@ class Asking(NamedTuple):
 class KnowsPrices(Protocol):
     """What tokens cost an exchange."""
 
-    def __call__(self, asking: Asking, currency: str, *, dearest: bool) -> Prices | None:
+    def __call__(self, candidate: Candidate, currency: str, *, dearest: bool) -> Prices | None:
         """At this moment, or at the dearest before it has to end; None where nobody knows."""
 
 
@@ -85,36 +85,38 @@ class Admission:
     def __repr__(self) -> str:
         return f"<Admission by {len(self._budgets)} budgets>"
 
-    def wants(self, asking: Asking) -> list[Want]:
+    def wants(self, candidate: Candidate) -> list[Want]:
         """What has to be reserved, and where. Raises NoBoundError where a worst case is wanted and there is none."""
-        if asking.request.api not in METERED_APIS:
+        if candidate.request.api not in METERED_APIS:
             return []
-        return [Want(budget, self._need(budget, asking)) for budget in self._budgets if budget.is_for(asking.whose)]
+        return [
+            Want(budget, self._need(budget, candidate)) for budget in self._budgets if budget.is_for(candidate.whose)
+        ]
 
-    async def reserve(self, asking: Asking, wants: Sequence[Want]) -> tuple[Share, ...]:
+    async def reserve(self, candidate: Candidate, wants: Sequence[Want]) -> tuple[Share, ...]:
         """Reserve; nothing where the store is away and every budget allows that.
 
         Raises BudgetUsedUpError and BudgetUnknownError.
         """
-        self._holds.asking(asking.exchange_id)
+        self._holds.asking(candidate.exchange_id)
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
-                answer = await self._store.reserve(self._journal_id, asking.exchange_id, wants, self._wall_s())
+                answer = await self._store.reserve(self._journal_id, candidate.exchange_id, wants, self._wall_s())
         except (StoreUnavailableError, TimeoutError) as error:
             return self._without_store(wants, error)
         if isinstance(answer, Held):
-            self._holds.held(asking.exchange_id, answer.shares)
+            self._holds.held(candidate.exchange_id, answer.shares)
             return answer.shares
-        self._holds.refused(asking.exchange_id)
+        self._holds.refused(candidate.exchange_id)
         raise self._used_up(answer, wants)
 
-    def _need(self, budget: Budget, asking: Asking) -> int:
+    def _need(self, budget: Budget, candidate: Candidate) -> int:
         """Nano-units to reserve for an exchange."""
-        prices = self._prices(asking, budget.currency, dearest=budget.worst_case)
+        prices = self._prices(candidate, budget.currency, dearest=budget.worst_case)
         if budget.worst_case:
-            return worst_case_nanos(asking.request.body_bytes, asking.bounds(), prices)
-        likely = self._likely(asking.whose.app, asking.whose.version)
-        return likely_nanos(asking.request.body_bytes, asking.bounds(), likely, prices)
+            return worst_case_nanos(candidate.request.body_bytes, candidate.bounds(), prices)
+        likely = self._likely(candidate.whose.app, candidate.whose.version)
+        return likely_nanos(candidate.request.body_bytes, candidate.bounds(), likely, prices)
 
     def _without_store(self, wants: Sequence[Want], error: Exception) -> tuple[Share, ...]:
         self._fault("reserve", error)

@@ -32,6 +32,8 @@ class Asked(NamedTuple):
     expected_version: str
     payer: str = ""
     """Who asks, by the key alone: what budgets that refuse go by."""
+    budgets: tuple[str, ...] = ()
+    """The budgets that the client's key names."""
 
 
 class Clock(NamedTuple):
@@ -79,6 +81,13 @@ class Caps(NamedTuple):
     tokens: int
 
 
+class Lease(Protocol):
+    """A place under a limit, see `key_limits.Lease`."""
+
+    async def release(self) -> None:
+        """Give it back. Never raises, and returns soon."""
+
+
 class Maker(NamedTuple):
     """What makes records, what it asks first, and what runs both when that takes time."""
 
@@ -114,6 +123,7 @@ class Exchange:
         "exchange_id",
         "is_answered",
         "is_reserved",
+        "lease",
         "recorded",
         "refused_by",
         "request",
@@ -143,6 +153,7 @@ class Exchange:
         self.draining = False
         self.body = Sent()
         self.settling: asyncio.Task[None] | None = None
+        self.lease: Lease | None = None  # given back when the exchange ends
         self.upstream = upstream
         self.asked = asked
         self.reserved: tuple[Share, ...] = ()
@@ -243,11 +254,13 @@ class Exchange:
         need = need_of(facts, reading)
         if need is Need.NOTHING:
             self._write(facts, reading, None)
+            if self.lease is not None:
+                self.settling = self._maker.later(self.lease.release())
         else:
             self.settling = self._maker.later(self._count_and_write(need, facts, reading))
 
     async def settled(self) -> None:
-        """Wait until the record is written. A wait that is cancelled leaves the writing as it is."""
+        """Wait until the record is written and the lease given back. A wait that is cancelled leaves the writing as it is."""
         if self.settling is not None:
             await asyncio.shield(self.settling)
 
@@ -263,6 +276,8 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - promise 2: what could not be worked out costs no record
             self._keeper.fault("count", error)
         self._write(facts, reading, counted)
+        if self.lease is not None:
+            await self.lease.release()
 
     def _write(self, facts: ExchangeFacts, reading: Reading | None, counted: TokenUsage | None) -> None:
         try:
@@ -307,6 +322,7 @@ class Exchange:
             first_chunk_s=self._first_chunk_s,
             first_chunk_after_s=self._first_chunk_after_s,
             payer=self.asked.payer,
+            named=self.asked.budgets,
             reserved=self.reserved,
             is_reserved=self.is_reserved,
             refused_by=self.refused_by,

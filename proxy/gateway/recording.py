@@ -46,7 +46,7 @@ class ExchangeFacts(msgspec.Struct, frozen=True):
     """What the relay knows of an exchange at its end.
 
     `sent` is False where the upstream never saw the request; `answered` is True where `status` is the upstream's own. `payer` is
-    who asks, by the key alone; `reserved` is what was reserved, `is_reserved` says that something was, or may have been, and
+    who asks, by the key alone, `named` are the budgets its key names; `reserved` is what was reserved, `is_reserved` says that something was, or may have been, and
     `refused_by` names the budget that turned the exchange away.
     """
 
@@ -66,6 +66,7 @@ class ExchangeFacts(msgspec.Struct, frozen=True):
     first_chunk_s: float
     first_chunk_after_s: float
     payer: str = ""
+    named: tuple[str, ...] = ()
     reserved: tuple[Share, ...] = ()
     is_reserved: bool = False
     refused_by: str = ""
@@ -243,7 +244,7 @@ def _shares(
     """What the exchange takes of budgets; what costs nothing, and was not let down in the middle, takes nothing."""
     if not pricing.budgets or not (charges or facts.reserved):
         return ()
-    whose = Whose(facts.payer, facts.app, version, facts.request.model, facts.purpose.value)
+    whose = Whose(facts.payer, facts.app, version, facts.request.model, facts.purpose.value, facts.named)
     return shares(pricing.budgets, whose, instant_s, facts.reserved, charges=charges, outcome=facts.outcome)
 
 

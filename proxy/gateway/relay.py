@@ -1,7 +1,7 @@
 """The relay: a request in, the upstream's answer out, chunk by chunk and unchanged; one record written on the way.
 
 With `upstream` the only place of the data path that knows the HTTP library; what is decided, is decided on plain values
-in `headers`, `keys`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
+in `headers`, `entry`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
 of an exchange the record is written before the client can see that end.
 """
 
@@ -21,8 +21,10 @@ from proxy.errors import (
     UpstreamBrokeError,
     UpstreamStalledError,
 )
-from proxy.gateway.admission import Admission, Asking
+from proxy.gateway.admission import Admission, Candidate
+from proxy.gateway.client_keys import Presented
 from proxy.gateway.draining import Background, drain
+from proxy.gateway.entry import Admitted, Asking, Entry
 from proxy.gateway.estimating import Sent
 from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords, Maker, outcome_of
 from proxy.gateway.framing import LineBreakError
@@ -36,7 +38,7 @@ from proxy.gateway.headers import (
     with_length,
 )
 from proxy.gateway.hosts import Host, Hosts
-from proxy.gateway.keys import ANONYMOUS, credential_of
+from proxy.gateway.keys import ANONYMOUS, CREDENTIAL_HEADERS
 from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.responding import PassedResponse, filter_for, pass_on_body
@@ -54,12 +56,10 @@ class RelayParts(NamedTuple):
     hosts: Hosts
     keeper: KeepsRecords
     make_record: RecordMaker
-    admit: Callable[[str | None, str | None, RequestFacts], str]
-    """The app of a request, by what it states and by its credential. Raises RelayError where it is not let in."""
-    payer: Callable[[str, str | None], str]
-    """Who asks by the key alone, by app and credential."""
     admission: Admission | None
     """Reserves in budgets; None where there is none that refuses."""
+    entry: Entry
+    """Who is let in, and what he may ask."""
     expected_version: Callable[[str, RequestFacts, float], str | None]
     """The version known before the body, by upstream, request and instant."""
     clock: Clock
@@ -159,17 +159,19 @@ class Relay:
         parts = self._parts
         if not request.raw_path.startswith("/"):
             raise BadRequestError("The request target has to be a path.")
-        self._admit(request, exchange)
+        admitted = self._admit(request, exchange)
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
         exchange.request = read_request(exchange.request.api, body, encoding, _path(request))
         exchange.body = Sent(body, encoding)
         host = self._route(exchange)
+        parts.entry.allow(admitted, lambda: self._asking(request, exchange))
         parts.refuse_mismatch(host.name, exchange.request, exchange.asked.expected_version)
+        asked = _asking_for_usage(host, exchange, encoding)
+        await self._take_place(admitted, exchange)
         if parts.admission is not None:
             await self._reserve(exchange, parts.admission)
-        asked = _asking_for_usage(host, exchange, encoding)
         exchange.begin()
         handed_on_s = parts.clock.monotonic_s()
         answer = await self._send(request, exchange, host, asked)
@@ -191,34 +193,48 @@ class Relay:
                 answer.close()
         return response
 
-    def _admit(self, request: web.BaseRequest, exchange: Exchange) -> None:
-        """Find out who asks. Raises RelayError for somebody who is not let in; that is a record, too."""
-        headers = request.headers
-        credential = credential_of(headers)
-        app = self._parts.admit(headers.get("X-Meter-App"), credential, exchange.request)
-        exchange.asked = exchange.asked._replace(app=app, payer=self._parts.payer(app, credential))
-
     async def _reserve(self, exchange: Exchange, admission: Admission) -> None:
         """Hold what the exchange may cost in its budgets. Raises RelayError where it may not begin."""
         request, asked, sent = exchange.request, exchange.asked, exchange.body
         version = self._parts.expected_version(exchange.upstream, request, self._parts.clock.wall_s()) or request.model
-        asking = Asking(
+        candidate = Candidate(
             exchange.exchange_id,
-            Whose(asked.payer, asked.app, version, request.model, asked.purpose.value),
+            Whose(asked.payer, asked.app, version, request.model, asked.purpose.value, asked.budgets),
             exchange.upstream,
             request,
             lambda: bounds_in(plain_body(sent.body, sent.content_encoding)),
         )
-        wants = admission.wants(asking)
+        wants = admission.wants(candidate)
         if not wants:
             return
         exchange.is_reserved = True  # from here on something may be held, whatever comes of it
         try:
-            exchange.reserved = await admission.reserve(asking, wants)
+            exchange.reserved = await admission.reserve(candidate, wants)
         except BudgetUsedUpError as error:
             exchange.is_reserved = False
             exchange.refused_by = error.budget
             raise
+
+    def _admit(self, request: web.BaseRequest, exchange: Exchange) -> Admitted:
+        """Find out who asks, and why. Raises RelayError for somebody who is not let in; that is a record, too."""
+        entry, presented = self._parts.entry, _presented(request)
+        admitted = entry.admit(presented)
+        budgets = admitted.key.budgets if admitted.key else ()
+        exchange.asked = exchange.asked._replace(app=admitted.app, payer=admitted.payer, budgets=budgets)
+        purpose = entry.purpose(admitted, presented, exchange.request.api)
+        exchange.asked = exchange.asked._replace(purpose=purpose)
+        return admitted
+
+    def _asking(self, request: web.BaseRequest, exchange: Exchange) -> Asking:
+        known = self._parts.expected_version(exchange.upstream, exchange.request, self._parts.clock.wall_s())
+        return Asking(exchange.request, *exchange.body, _path(request), known)
+
+    async def _take_place(self, admitted: Admitted, exchange: Exchange) -> None:
+        """Take a place under the limits of whoever asks, where he has any. The exchange gives it back at its end."""
+        lease = self._parts.entry.lease(admitted)
+        if lease is not None:
+            exchange.lease = lease  # before it is taken: a client may leave while we wait
+            await lease.take()
 
     def _route(self, exchange: Exchange) -> Host:
         """The host that answers for the model asked for; the exchange is its from here on. Raises BadRequestError."""
@@ -306,6 +322,12 @@ class Relay:
         if isinstance(error, RequestTooLargeError):
             response.force_close()  # the rest of the body is still on its way
         return response
+
+
+def _presented(request: web.BaseRequest) -> Presented:
+    headers = request.headers
+    shown = tuple(value for name in CREDENTIAL_HEADERS for value in headers.getall(name, ()) if value)
+    return Presented(request.method, _path(request), shown, headers.get("X-Meter-App"), headers.get("X-Meter-Purpose"))
 
 
 def _model_of(exchange: Exchange) -> str:

@@ -71,7 +71,7 @@ def read_request(api: Api, body: bytes, content_encoding: str = "", path: str = 
         return RequestFacts(api, body_bytes=len(body))
     plain = plain_body(body, content_encoding)
     model, streamed = _model_and_stream(plain)
-    return RequestFacts(api, clean_label(model or _model_in(path)), streamed, len(plain))
+    return RequestFacts(api, clean_label(model or model_in_path(path)), streamed, len(plain))
 
 
 def model_in(body: bytes, content_encoding: str) -> str:
@@ -79,7 +79,8 @@ def model_in(body: bytes, content_encoding: str) -> str:
     return clean_label(_model_alone(plain_body(body, content_encoding))) if body else ""
 
 
-def _model_in(path: str) -> str:
+def model_in_path(path: str) -> str:
+    """The model that a path names; empty where it names none."""
     parts = path.split("/")
     named = (after for before, after in pairwise(parts[:-1]) if before in _BEFORE_A_MODEL)
     return unquote(next(named, ""))

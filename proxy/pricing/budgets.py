@@ -31,13 +31,17 @@ def budgets_of(settings: Settings) -> "tuple[Budget, ...]":
 
 
 class Whose(NamedTuple):
-    """What decides which budgets an exchange counts in. `payer` is told by the key alone, `app` may be the client's word."""
+    """What decides which budgets an exchange counts in.
+
+    `payer` is told by the key alone, `app` may be the client's word, `named` are the budgets that the client's key names.
+    """
 
     payer: str
     app: str
     version: str
     model: str
     purpose: str
+    named: tuple[str, ...] = ()
 
 
 class Span(NamedTuple):
@@ -51,7 +55,7 @@ class Budget(msgspec.Struct, frozen=True):
     """One budget. `limit_nanos` of `currency` per `period` in a time zone, or within the last `rolling_s` seconds.
 
     The patterns may hold `*` and `?`; a version is meant with all its revisions. `refuses`: its limit is held before an
-    exchange begins; else it is only shown. `worst_case`: what is reserved is the most an exchange can cost.
+    exchange begins; else it is only shown. `for_keys`: it counts only the exchanges of client keys that name it. `worst_case`: what is reserved is the most an exchange can cost.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Budget(msgspec.Struct, frozen=True):
     version: str = "*"
     model: str = "*"
     purpose: str = "*"
+    for_keys: bool = False
     refuses: bool = False
     worst_case: bool = False
     allows_without_store: bool = True
@@ -75,6 +80,8 @@ class Budget(msgspec.Struct, frozen=True):
 
     def is_for(self, whose: Whose) -> bool:
         """True where an exchange counts in this budget. One that refuses goes by the key: a header would be no control."""
+        if self.for_keys and self.name not in whose.named:
+            return False
         asker = whose.payer if self.refuses else whose.app
         return (
             fnmatchcase(asker, self.app)
@@ -124,6 +131,7 @@ def _budget(one: BudgetSettings, settings: Settings) -> Budget:
         version=one.version,
         model=one.model,
         purpose=one.purpose,
+        for_keys=one.for_keys,
         refuses=one.action == "refuse",
         worst_case=one.reserve == "worst_case",
         allows_without_store=one.on_store_down == "allow",

@@ -71,9 +71,8 @@ def load_settings(
 
 def _check_together(settings: Settings, where: str) -> None:
     """Raises SettingsError for upstreams that cannot stand side by side, and keys that would go where they should not."""
-    problems = chain(
-        _upstream_problems(settings), _key_problems(settings), _fixed_problems(settings), _budget_problems(settings)
-    )
+    checks = (_upstream_problems, _key_problems, _app_problems, _fixed_problems, _budget_problems)
+    problems = chain.from_iterable(check(settings) for check in checks)
     problem = next(problems, None)
     if problem:
         raise SettingsError(f"{where}: {problem}")
@@ -119,12 +118,18 @@ def _key_problems(settings: Settings) -> Iterator[str]:
             "set it to false for the others"
         )
     if settings.gateway.mode == "managed":
-        if not settings.gateway.client_keys_file:
-            yield "[gateway] client_keys_file: managed mode wants the clients' keys, one `APP KEY` a line"
         return
     for name, upstream in every.items():
         if upstream.key_file:
             yield f'{name}: key_file: an upstream with a key of its own wants [gateway] mode = "managed", else anybody uses it'
+
+
+def _app_problems(settings: Settings) -> Iterator[str]:
+    owners = settings.apps_by_key()
+    for app, one in settings.apps.items():
+        for name in one.keys:
+            if owners[name] != app:
+                yield f'[apps."{app}"] keys: {name} is {owners[name]} already'
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -52,9 +52,12 @@ class GatewaySettings(_Section, frozen=True):
             description="`passthrough`: the client's own key goes to the upstream; `managed`: clients have keys of ours, upstreams get theirs"
         ),
     ] = "passthrough"
-    client_keys_file: Annotated[
-        str, Meta(description="the clients' keys in managed mode, one `APP KEY` a line; read at the start")
-    ] = ""
+    open_paths: Annotated[
+        tuple[Annotated[str, Meta(pattern="^/")], ...],
+        Meta(
+            description="managed mode: further paths open to every client key, e.g. `/files*`; beside chat, completions, messages, responses and models"
+        ),
+    ] = ()
     on_mismatch: Annotated[
         Literal["count", "refuse"],
         Meta(
@@ -64,7 +67,7 @@ class GatewaySettings(_Section, frozen=True):
     key_hash_secret: Annotated[
         str,
         Meta(
-            description="secret of the keyed hash that names an app by its API key; replicas share it. Empty: made once in the data dir"
+            description="secret of the keyed hashes of API keys, which name apps and recognise client keys; replicas share it. Empty: made once in the data dir"
         ),
     ] = ""
 
@@ -266,6 +269,20 @@ class BalanceSettings(_Section, frozen=True):
     ] = 1800.0
 
 
+class KeysSettings(_Section, frozen=True):
+    """Client keys of the managed mode."""
+
+    on_store_down: Annotated[
+        Literal["cached", "refuse"],
+        Meta(
+            description="Redis is away: `cached` goes on with the keys as they were last seen and applies limits per worker; `refuse` answers 503"
+        ),
+    ] = "cached"
+    maximum_cache_age_seconds: Annotated[
+        float, Meta(ge=0, description="how old such keys may be with `cached`; beyond it: 503")
+    ] = 86400.0
+
+
 class LogSettings(_Section, frozen=True):
     """What is written to standard error. Prompts, answers and keys never are."""
 
@@ -308,8 +325,12 @@ class VersionSettings(_Section, frozen=True):
 
 
 class AppSettings(_Section, frozen=True):
-    """What an operator sets for one app: `[apps.NAME]`; what is left out is the upstream's. Has no environment variable."""
+    """What an operator sets for one app: `[apps.NAME]`; what is left out is the upstream's. Has no environment variable.
 
+    `keys` are the `key-` names under which this app's own API keys were counted: they are this app from now on.
+    """
+
+    keys: tuple[Annotated[str, Meta(pattern="^key-[0-9a-f]{10}$")], ...] = ()
     on_client_disconnect: Literal["abort", "drain"] | None = None
     drain_seconds: Seconds | None = None
     drain_tokens: Count | None = None
@@ -318,7 +339,8 @@ class AppSettings(_Section, frozen=True):
 class BudgetSettings(_Section, frozen=True):
     """A budget, `[[budgets]]`: so much money of `[pricing] billing_currency` per period, for whom the patterns say.
 
-    `rolling_hours` takes the place of the calendar `period`. `action = "refuse"` holds the limit before an exchange begins, `alert` only
+    `rolling_hours` takes the place of the calendar `period`. `for_keys` counts only the exchanges of client keys that name
+    the budget. `action = "refuse"` holds the limit before an exchange begins, `alert` only
     shows it. `reserve` says what is held back for an exchange under way: what it is likely to cost, or the most it can. `on_store_down`
     says what becomes of exchanges whose budget cannot be asked for.
     """
@@ -332,6 +354,7 @@ class BudgetSettings(_Section, frozen=True):
     version: Annotated[str, Meta(pattern=r"^[^+]{1,128}$")] = "*"
     model: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
     purpose: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
+    for_keys: bool = False
     action: Literal["refuse", "alert"] = "alert"
     reserve: Literal["likely", "worst_case"] = "likely"
     on_store_down: Literal["allow", "refuse"] = "allow"
@@ -349,10 +372,15 @@ class Settings(_Section, frozen=True):
     metering: MeteringSettings = MeteringSettings()
     pricing: PricingSettings = PricingSettings()
     balance: BalanceSettings = BalanceSettings()
+    keys: KeysSettings = KeysSettings()
     log: LogSettings = LogSettings()
     budgets: tuple[BudgetSettings, ...] = ()
     versions: dict[str, VersionSettings] = {}
     apps: dict[str, AppSettings] = {}
+
+    def apps_by_key(self) -> dict[str, str]:
+        """The apps that `[apps]` gives to keys, by their `key-` names."""
+        return {name: app for app, one in self.apps.items() for name in one.keys}
 
     def all_upstreams(self) -> dict[str, UpstreamSettings]:
         """Every upstream by its name, the one of `[upstream]` first."""

@@ -39,6 +39,15 @@ def test_the_name_is_stable():
     assert app_of(None, KEY, SECRET) == "key-a5deaab3db"
 
 
+def test_a_key_that_is_named_is_that_app():
+    """By the name under which it was counted; what the client states goes before."""
+    names = {"key-a5deaab3db": "team-b"}
+
+    assert app_of(None, KEY, SECRET, names) == "team-b"
+    assert app_of("team-a", KEY, SECRET, names) == "team-a"
+    assert app_of(None, KEY + "x", SECRET, names).startswith("key-")
+
+
 @given(
     key=st.text(st.characters(codec=None, exclude_categories=()), min_size=1, max_size=80),
     secret=st.binary(max_size=80),
