@@ -13,7 +13,7 @@ from proxy.gateway_process import open_store
 from proxy.installation import store_url
 from proxy.ledger.tally import DAY_S, cell_of, rollup_hash
 from proxy.pricing.catalog import Catalog, overdue
-from proxy.settings import Settings
+from proxy.settings import KeysSettings, Settings
 from proxy.upstreams import Keys, missing_keys
 
 ANNOUNCED_IN_MONTH: Final = 11
@@ -91,7 +91,22 @@ def settings_to_look_at(settings: Settings, catalog: Catalog, keys: Keys) -> lis
         for name in catalog.own_sheets
         if name not in upstreams
     ]
-    return found + missing_keys(settings, keys)
+    return found + missing_keys(settings, keys) + _without_effect(settings)
+
+
+def _without_effect(settings: Settings) -> list[str]:
+    """What is set for the mode that is not in force."""
+    managed = settings.gateway.mode == "managed"
+    elsewhere = {
+        "[apps] keys": managed and bool(settings.apps_by_key()),
+        "[gateway] open_paths": not managed and bool(settings.gateway.open_paths),
+        "[keys]": not managed and settings.keys != KeysSettings(),
+    }
+    return [
+        f'settings: {name} has no effect with [gateway] mode = "{settings.gateway.mode}"'
+        for name, is_set in elsewhere.items()
+        if is_set
+    ]
 
 
 def _years_wanted(today: date) -> list[int]:

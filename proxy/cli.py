@@ -7,51 +7,31 @@ a bug of ours.
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import update_wrapper
-from pathlib import Path
-from typing import Any, Final, ParamSpec
+from typing import Any
 
 import click
 import msgspec
-from rich.console import Console as Terminal
-from rich.table import Table
 
-from proxy import report_command, report_table, verify_command
+from proxy import verify_command
 from proxy.catalog_files import catalog_with
 from proxy.check_command import settings_to_look_at, store_lines, to_look_at
 from proxy.child import configure_logging
+from proxy.command_options import config_option, guarded, print_table, read_file, settings_of
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
-from proxy.errors import MeterError, SettingsError
+from proxy.errors import MeterError
 from proxy.gateway_process import open_store
+from proxy.keys_check import key_lines
+from proxy.keys_cli import keys
 from proxy.price_command import Asked, Where, price_row
-from proxy.reports import document, interval
-from proxy.reports.report import GROUPS
+from proxy.report_cli import report
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
 from proxy.supervisor import Child, Supervisor
 from proxy.upstreams import keys_of
-from proxy.usage import CURRENCIES
-
-P = ParamSpec("P")
-
-DEFAULT_CONFIG: Final = "meter.toml"
-
-
-def _guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn a MeterError into its line and its exit code."""
-
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except MeterError as error:
-            click.echo(f"deepseek-meter: {error}", err=True)
-            sys.exit(error.exit_code)
-
-    return update_wrapper(run, command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,28 +43,25 @@ def main() -> None:
     """
 
 
-_config_option = click.option("--config", type=click.Path(dir_okay=False), help="Settings file.  [default: meter.toml]")
-
-
 @main.command(epilog="Example: deepseek-meter serve --workers 4 --redis redis://127.0.0.1:6379/0")
-@_config_option
+@config_option
 @click.option("--listen", help="Address of the API port.  [default: 127.0.0.1:8400]")
 @click.option("--console", help="Address of the console port.  [default: 127.0.0.1:8401]")
 @click.option("--upstream", help="Base URL of the upstream.  [default: https://api.deepseek.com]")
 @click.option("--redis", help="Redis URL.  [default: an embedded Redis in the data dir]")
 @click.option("--data-dir", help="Journals, embedded Redis, secrets.  [default: meter-data]")
 @click.option("--workers", type=int, help="Gateway processes.  [default: 1]")
-@_guarded
+@guarded
 def serve(config: str | None, **flags: Any) -> None:
     """Run the proxy."""
-    settings = _settings(config, _serve_flags(**flags))
+    settings = settings_of(config, _serve_flags(**flags))
     _serve(settings, lambda: _announce(settings))
 
 
 @main.command(epilog="Example: deepseek-meter simulate --listen 127.0.0.1:8500")
 @click.option("--listen", default="127.0.0.1:8500", show_default=True, help="Address to listen on.")
 @click.option("--scenario", type=click.Path(dir_okay=False), help="Scenario file (TOML).  [default: built in]")
-@_guarded
+@guarded
 def simulate(listen: str, scenario: str | None) -> None:
     """Run a DeepSeek API that costs nothing and keeps a ledger of what it billed."""
     host, port = split_address(listen, "--listen")
@@ -97,7 +74,7 @@ def simulate(listen: str, scenario: str | None) -> None:
 @click.option("--console", default="127.0.0.1:8401", show_default=True, help="Address of the console port.")
 @click.option("--simulator", default="127.0.0.1:8500", show_default=True, help="Address of the simulator.")
 @click.option("--rate", default=8.0, show_default=True, help="Requests per second.")
-@_guarded
+@guarded
 def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) -> None:
     """Run proxy, simulator and steady mixed traffic, without a key and without cost."""
     flags = {
@@ -114,7 +91,7 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
 
 
 @main.command(epilog='Example: deepseek-meter prices --model deepseek-flash --at "2026-11-23T02:00:00Z"')
-@_config_option
+@config_option
 @click.option("--at", help="Instant, ISO 8601, UTC unless it says otherwise.  [default: now]")
 @click.option("--model", default="", help="Name as requested, e.g. deepseek-flash.")
 @click.option("--version", "version_id", default="", help="Catalog version, e.g. DeepSeek-V4-Pro-0813.")
@@ -124,7 +101,7 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
 )
 @click.option("--currency", type=click.Choice(["USD", "CNY"]), default="USD", show_default=True)
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@_guarded
+@guarded
 def prices(
     *,
     config: str | None,
@@ -139,7 +116,7 @@ def prices(
     """Show the price in force at an instant: version, band, price per kind, price id, source."""
     if not model and not version_id:
         raise click.UsageError("give --model or --version")
-    settings = _settings(config, {})
+    settings = settings_of(config, {})
     if upstream and upstream not in settings.all_upstreams():
         raise click.UsageError(f"--upstream: expected {', '.join(settings.all_upstreams())}; got {upstream!r}")
     catalog, when = catalog_with(settings.pricing.catalog_file), _instant(at).astimezone(UTC)
@@ -148,25 +125,28 @@ def prices(
     if output == "json":
         click.echo(msgspec.json.encode(row))
     else:
-        _print_table(("", ""), [(name, _cell(value)) for name, value in row.items()])
+        print_table(("", ""), [(name, _cell(value)) for name, value in row.items()])
     if row["price_id"] is None:
         sys.exit(1)
 
 
 @main.command(epilog="Example: deepseek-meter check --config meter.toml")
-@_config_option
+@config_option
 @click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
 @click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
-@_guarded
+@guarded
 def check(*, config: str | None, redis: str | None, data_dir: str | None) -> None:
     """Validate settings, catalog and prices; name what is stale and which models have no price."""
-    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
-    keys, catalog = keys_of(settings, os.environ), catalog_with(settings.pricing.catalog_file)
+    settings = settings_of(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    upstream_keys, catalog = keys_of(settings, os.environ), catalog_with(settings.pricing.catalog_file)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
     now = datetime.now(UTC)
-    found += settings_to_look_at(settings, catalog, keys) + to_look_at(catalog, now) + store_lines(settings, now)
+    found += (
+        settings_to_look_at(settings, catalog, upstream_keys) + to_look_at(catalog, now) + store_lines(settings, now)
+    )
+    found += key_lines(settings, catalog, now.timestamp())
     for line in found:
         click.echo(line)
     click.echo(f"settings and catalog are valid; {len(found)} to look at")
@@ -174,18 +154,18 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
 
 
 @main.command(epilog="Example: deepseek-meter verify --format json")
-@_config_option
+@config_option
 @click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
 @click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
 @click.option("--refill", is_flag=True, help="After a wiped Redis: send again what the journals still hold.")
 @click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@_guarded
+@guarded
 def verify(
     *, config: str | None, redis: str | None, data_dir: str | None, refill: bool, wait: float, output: str
 ) -> None:
     """Compare journals with Redis: what is missing, double or pending."""
-    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    settings = settings_of(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
     findings, refilled = verify_command.compare(settings, refilling=refill, wait_s=wait)
     if output == "json":
         click.echo(verify_command.as_json(findings, refilled))
@@ -194,48 +174,8 @@ def verify(
     sys.exit(0 if findings.fine else 1)
 
 
-@main.command(epilog="Example: deepseek-meter report --since month --by version,day --format csv")
-@_config_option
-@click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
-@click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
-@click.option("--since", default="24h", show_default=True, help=f"{interval.EXPECTED}.")
-@click.option("--until", default="now", show_default=True, help="The same; it is not in the report itself.")
-@click.option("--by", default="version", show_default=True, help=f"Any of {','.join(GROUPS)}.")
-@click.option("--currency", help="USD, CNY or USD,CNY.  [default: the one of [pricing] billing_currency]")
-@click.option("--decimals", type=click.IntRange(2, 9), default=2, show_default=True, help="Of money in the table.")
-@click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
-@click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
-@_guarded
-def report(
-    *,
-    config: str | None,
-    redis: str | None,
-    data_dir: str | None,
-    since: str,
-    until: str,
-    by: str,
-    currency: str | None,
-    decimals: int,
-    wait: float,
-    output: str,
-) -> None:
-    """Show what it cost: requests, tokens and cost by kind, by version or what else is asked for."""
-    settings = _settings(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
-    zone, now_s = zone_of(settings.console.time_zone), datetime.now(UTC).timestamp()
-    currencies = _chosen("--currency", currency.upper() if currency else settings.pricing.billing_currency, CURRENCIES)
-    try:
-        asked = interval.asked(since, until, now_s, zone)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    groups = _chosen("--by", by, GROUPS)
-    made = report_command.make(settings, report_command.Asked(asked, groups, currencies, zone, now_s, wait))
-    if output == "table":
-        report_table.show(made, decimals)
-    else:
-        click.echo(document.as_json(made) if output == "json" else document.as_csv(made), nl=output == "json")
-    for line in report_command.doubts(made, said=output != "csv"):
-        click.echo(f"deepseek-meter: {line}", err=True)
-    sys.exit(1 if made.pending else 0)
+main.add_command(keys)
+main.add_command(report)
 
 
 def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[Child, ...] = ()) -> None:
@@ -271,7 +211,7 @@ def _announce_demo(settings: Settings, simulator: str) -> None:
 
 def _scenario(path: str | None) -> Scenario:
     """The scenario of a file, or the built-in one. Raises SettingsError."""
-    return parse_scenario(_read(path, "--scenario"), path) if path else default_scenario()
+    return parse_scenario(read_file(path, "--scenario"), path) if path else default_scenario()
 
 
 def _run_simulator(host: str, port: int, scenario: Scenario) -> None:
@@ -294,28 +234,6 @@ def _serve_flags(**flags: Any) -> dict[tuple[str, str], Any]:
     }
 
 
-def _settings(config: str | None, flags: Mapping[tuple[str, str], Any]) -> Settings:
-    """Settings of a file that was named, of `meter.toml` if it is there, or without a file."""
-    name = config or DEFAULT_CONFIG
-    text = _read(name, "--config") if config or Path(name).exists() else ""
-    return load_settings(toml_text=text, toml_name=name, environment=os.environ, flags=flags)
-
-
-def _read(path: str, option: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{option} {path}: cannot be read: {error}") from error
-
-
-def _chosen(option: str, text: str, there_are: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of a list with commas, each once. Raises UsageError for one that there is not."""
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
-    if unknown := [word for word in words if word not in there_are]:
-        raise click.UsageError(f"{option}: expected some of {', '.join(there_are)}; got {unknown[0]!r}")
-    return words
-
-
 def _instant(text: str | None) -> datetime:
     if text is None:
         return datetime.now(UTC)
@@ -330,13 +248,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{kind}  {price}" for kind, price in value.items())
     return "-" if value is None else str(value)
-
-
-def _print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(*heads, show_header=any(heads), box=None)
-    for row in rows:
-        table.add_row(*row)
-    Terminal().print(table)
 
 
 def settings_table() -> str:

@@ -34,7 +34,7 @@ OWNERS = {
     "prometheus_client": {"console.metrics"},
     "chinese_calendar": {"pricing.calendar"},
     "tiktoken": {"metering.tokenizer"},
-    "click": {"cli", "command_options", "keys_cli"},
+    "click": {"cli", "command_options", "keys_cli", "report_cli"},
     "rich": {"command_options", "report_table", "verify_command"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {

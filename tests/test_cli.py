@@ -189,7 +189,6 @@ def test_prices_of_an_upstream_that_is_none_is_wrong_usage():
 LOOK_AT = """
 [gateway]
 mode = "managed"
-client_keys_file = "{keys}"
 [pricing]
 catalog_file = "{catalog}"
 [versions."DeepSeek-V4-Pro-813"]
@@ -199,13 +198,12 @@ spend_limit_usd_per_hour = 1
 
 def test_check_names_what_cannot_do_what_it_is_there_for(tmp_path):
     """A limit of a misspelt version, prices of an upstream nobody has, a key that is missing."""
-    (tmp_path / "keys").write_text("app sk-not-a-key")
     (tmp_path / "own.toml").write_text(OWN.replace("[[price]]", '[[price]]\nupstreams = ["azurr"]'))
-    (tmp_path / "meter.toml").write_text(LOOK_AT.format(keys=tmp_path / "keys", catalog=tmp_path / "own.toml"))
+    (tmp_path / "meter.toml").write_text(LOOK_AT.format(catalog=tmp_path / "own.toml"))
     found = run("check", "--config", str(tmp_path / "meter.toml"), "--data-dir", str(tmp_path / "data"))
 
     assert found.exit_code == 1
-    for word in ("DeepSeek-V4-Pro-813", "azurr", "DEEPSEEK_API_KEY"):
+    for word in ("DeepSeek-V4-Pro-813", "azurr", "DEEPSEEK_API_KEY", "keys add --app NAME"):
         assert word in found.output
 
 

@@ -201,6 +201,7 @@ class Console:
             self._workers.restarts,
             await self._clock_offset(now_s),
         )
+        found += metrics.key_families(self._workers.fresh(time.monotonic()))
         if self.balance is not None:
             found += metrics.balance_families(self.balance.fresh(), self._balance_gaps(self.balance))
         found += metrics.estimate_families(self._workers.estimates(), self._workers.streams_without_usage())

@@ -83,11 +83,20 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "proxy_in_flight_requests": Gauge(("worker",), "Exchanges under way."),
     "proxy_journal_pending_records": Gauge(("worker",), "Records written to the journal and not yet in the counters."),
     "proxy_journal_oldest_pending_seconds": Gauge(("worker",), "Age of the oldest of them."),
+    "proxy_client_keys_age_seconds": Gauge(
+        ("worker",), "How long ago the client keys were compared with Redis; -1: never. Managed mode only."
+    ),
     "proxy_clock_offset_seconds": Gauge((), "How far our clock is ahead of Redis'; the clock decides price bands."),
 }
 
 PROCESS_COUNTERS: Final[Mapping[str, Gauge]] = {
     "proxy_metering_faults_total": Gauge(("worker", "stage"), "Faults of metering that the relay went on from."),
+    "proxy_client_key_refusals_total": Gauge(
+        ("worker", "code"), "Requests that managed mode refused, by the `code` of the answer."
+    ),
+    "proxy_client_key_limits_alone_total": Gauge(
+        ("worker",), "Decisions about a client key's limits that a worker made by itself, Redis being away."
+    ),
     "proxy_worker_restarts_total": Gauge((), "Workers that ended and were started again."),
     "proxy_streams_without_usage_total": Gauge(
         ("upstream",), "Streams that ended well and reported no usage; `[upstream] add_include_usage` may help."
@@ -257,6 +266,22 @@ def process_families(
     yield _overhead_histogram(*overhead)
     if clock_offset_s is not None:
         yield _gauge("proxy_clock_offset_seconds", clock_offset_s)
+
+
+def key_families(reports: Iterable[WorkerReport]) -> Iterator[Metric]:
+    """What workers say of client keys; nothing in passthrough mode."""
+    managed = [(report, report.keys_age_s) for report in reports if report.keys_age_s is not None]
+    if not managed:
+        return
+    age = _gauge("proxy_client_keys_age_seconds")
+    refusals, alone = (_process_counter(f"proxy_client_key_{name}_total") for name in ("refusals", "limits_alone"))
+    for report, age_s in managed:
+        worker = str(report.slot)
+        age.add_metric((worker,), age_s)
+        alone.add_metric((worker,), report.limits_alone)
+        for code, count in sorted(report.key_refusals.items()):
+            refusals.add_metric((worker, code), count)
+    yield from (age, refusals, alone)
 
 
 _KINDS: Final = tuple(kind.value for kind in KINDS)

@@ -78,6 +78,20 @@ class Process:
         return _descendants(self.child.pid)
 
 
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def add_key(folder: Path, *options: str) -> str:
+    """A new client key of the installation in `folder`."""
+    made = command("keys", "add", "--data-dir", str(folder / "data"), *options)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
 class Simulator(Process):
     def __init__(self, folder: Path, address: str | None = None, scenario: Path = SCENARIO) -> None:
         self.address = address or free_address()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from e2e.stack import Proxy, free_address, get, stopping, wait_until
+from e2e.stack import Proxy, add_key, free_address, get, stopping, wait_until
 from e2e.test_failures import DONE, FINISH, HEAD, WORD, record_of
 from e2e.wire import ask, chunk, post, upstream
 
@@ -73,16 +73,22 @@ class Stage:
     def __init__(self, folder, *, managed=False):
         self.addresses = {name: free_address() for name in ("default", "own", "azure")}
         head = more = ""
+        self.key = CLIENT_KEY
         if managed:
-            for name, text in (("clients", f"team-a {CLIENT_KEY}\n"), ("azure-key", OWN_KEY)):
-                (folder / name).write_text(text)
-            head = f'[gateway]\nmode = "managed"\nclient_keys_file = "{folder / "clients"}"\n'
+            (folder / "azure-key").write_text(OWN_KEY)
+            self.key = add_key(folder, "--app", "team-a")  # before the first start
+            head = '[gateway]\nmode = "managed"\n'
             more = f'key_file = "{folder / "azure-key"}"\n'
         toml = settings(folder, self.addresses["own"], self.addresses["azure"], head=head, more=more)
         self.proxy = Proxy(folder, f"http://{self.addresses['default']}", toml=toml)
 
-    def ask(self, model, path="/chat/completions", header=CLIENT_LINE):
+    @property
+    def line(self):
+        return f"Authorization: Bearer {self.key}".encode()
+
+    def ask(self, model, path="/chat/completions", header=None):
         """What each host heard, and what the client saw."""
+        header = (header or CLIENT_LINE).replace(CLIENT_LINE, self.line)
 
         async def run():
             async with (
@@ -209,9 +215,10 @@ def test_managed_mode_shows_each_host_its_own_key(managed):
     request = heard["azure"][0]
 
     assert request.values(b"api-key") == [OWN_KEY.encode()]
-    assert CLIENT_KEY not in request.head.decode().replace(OWN_KEY, "")
+    assert b"dsm_" not in request.head
     assert record_of(managed.proxy, seen)["app"] == "team-a"
-    assert b"sk-not-a-key" not in managed.ask("my-r1")[0]["own"][0].head
+    assert b"dsm_" not in managed.ask("my-r1")[0]["own"][0].head
+    assert OWN_KEY.encode() not in b"".join(value for _, value in seen.headers) + seen.body
 
 
 @pytest.mark.parametrize(
@@ -219,6 +226,7 @@ def test_managed_mode_shows_each_host_its_own_key(managed):
     [
         ("/chat/completions", b"X-No: key", 401, "invalid_api_key"),
         ("/chat/completions", b"Authorization: Bearer sk-not-a-kez", 401, "invalid_api_key"),
+        ("/chat/completions", b"Authorization: Bearer dsm_00000000_000000000000000000000000", 401, "invalid_api_key"),
         ("/files", CLIENT_LINE, 403, "path_not_open"),
         ("/user/balance", CLIENT_LINE, 403, "path_not_open"),
         ("/user/balance#/models", CLIENT_LINE, 403, "path_not_open"),
@@ -240,6 +248,7 @@ def test_no_key_is_ever_shown(managed):
     shown = managed.proxy.output + str(managed.proxy.metrics()) + str(managed.proxy.children())
 
     assert "sk-not-a-key" not in shown
+    assert "dsm_" not in shown
 
 
 def test_check_names_the_models_without_a_price(stage):

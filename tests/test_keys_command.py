@@ -1,0 +1,184 @@
+"""`keys`, in an installation that does not run: the embedded Redis is started for each command."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.catalog_files import catalog_with
+from proxy.cli import main
+from proxy.errors import SettingsError
+from proxy.gateway.client_keys import recognised
+from proxy.gateway.keys import secret_name
+from proxy.hash_secret import hash_secret
+from proxy.keys_check import key_lines, keys_to_look_at
+from proxy.keys_command import known_keys, span_s
+from proxy.ledger.client_keys import NOTHING, ClientKey, Known
+from proxy.settings import load_settings
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def settings_in(folder, text=""):
+    return load_settings(toml_text=text, flags={("store", "data_dir"): str(folder)})
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Runs `keys ...` on a data dir of its own."""
+    return lambda *arguments: CliRunner().invoke(main, ["keys", *arguments, "--data-dir", str(tmp_path)])
+
+
+def listed(keys):
+    return json.loads(keys("list", "--format", "json").stdout)
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(keys, tmp_path):
+    """Before the first start. What is kept recognises it, and does not have it."""
+    made = keys(
+        "add", "--app", "team-a", "--models", "deepseek-flash,deepseek-v4-*", "--versions", "DeepSeek-V4-*",
+        "--purposes", "validation,shadow", "--expires", "90d", "--rpm", "600", "--concurrent", "8",
+        "--budgets", "team-a,all", "--note", "of the nightly run",
+    )  # fmt: skip
+    text = made.stdout.strip()
+    assert made.exit_code == 0, made.output
+    assert "not shown again" in made.stderr
+    assert 'mode = "managed"' in made.stderr
+    (row,) = listed(keys)
+    assert row["id"] == text.split("_")[1]
+    assert row["last_four"] == text[-4:]
+    assert (row["app"], row["state"], row["revoked"]) == ("team-a", "active", None)
+    assert (row["models"], row["versions"]) == (["deepseek-flash", "deepseek-v4-*"], ["DeepSeek-V4-*"])
+    assert (row["purposes"], row["budgets"]) == (["validation", "shadow"], ["team-a", "all"])
+    assert (row["requests_per_minute"], row["concurrent"], row["note"]) == (600, 8, "of the nightly run")
+    settings = settings_in(tmp_path)
+    known, untold = known_keys(settings)
+    assert untold == ""
+    assert recognised([text], known, hash_secret(settings), known.keys[row["id"]].created_s).app == "team-a"
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert text[13:].encode() not in kept  # the secret
+    assert row["id"].encode() in kept
+
+    assert keys("revoke", row["id"]).exit_code == 0
+    assert listed(keys)[0]["state"] == "revoked"
+    assert "revoked" in keys("list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["add"], 2, "--app"),
+        (["add", "--app", ""], 2, "names"),
+        (["add", "--app", " a"], 2, "names"),
+        (["add", "--app", "a", "--models", "m,,n"], 2, "names"),
+        (["add", "--app", "a", "--expires", "soon"], 2, "90d"),
+        (["add", "--app", "a", "--expires", "0d"], 2, "90d"),
+        (["add", "--app", "a", "--purposes", "fun"], 2, "validation"),
+        (["add", "--app", "a", "--rpm", "0"], 2, "rpm"),
+        (["revoke", "no"], 2, "id of a key"),
+        (["revoke", "00000000"], 1, "no key 00000000"),
+        (["add", "--app", "a", "--redis", NOWHERE], 1, "nothing was changed"),
+        (["list", "--redis", NOWHERE], 1, "data dir knows"),
+    ],
+)
+def test_what_cannot_be_done_says_why(keys, arguments, code, word):
+    """And leaves nothing behind."""
+    result = keys(*arguments)
+
+    assert result.exit_code == code
+    assert word in result.output
+    assert "Traceback" not in result.output
+    assert listed(keys) == []
+
+
+def test_a_revocation_needs_no_redis(keys):
+    """It is noted, says that it is not everywhere yet, and gets there by itself."""
+    key_id = keys("add", "--app", "a").stdout.split("_")[1]
+    result = keys("revoke", key_id, "--redis", NOWHERE)
+
+    assert result.exit_code == 1
+    assert "once Redis is back" in result.output
+    assert listed(keys)[0]["state"] == "revoked"
+
+
+def test_listing_writes_nothing(tmp_path):
+    """A look at another installation's Redis leaves no data dir behind."""
+    CliRunner().invoke(main, ["keys", "list", "--redis", NOWHERE, "--data-dir", str(tmp_path / "none")])
+
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90d", 7_776_000.0), ("12h", 43_200.0), (" 4W ", 2_419_200.0), ("5m", 300.0)]
+)
+def test_spans(text, seconds):
+    assert span_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "d", "90", "-1d", "1.5d", "9999999d", "90 days"])
+def test_what_is_no_span(text):
+    with pytest.raises(SettingsError, match="90d"):
+        span_s(text)
+
+
+def test_the_hash_secret_is_made_once_and_is_the_settings_first(tmp_path):
+    """For the owner alone; a setting goes before it."""
+    settings = settings_in(tmp_path / "data")
+    made = hash_secret(settings)
+
+    assert len(made) == 64
+    assert hash_secret(settings) == made
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["key_hash_secret"]
+    assert (tmp_path / "data" / "key_hash_secret").stat().st_mode & 0o777 == 0o600
+    assert hash_secret(settings_in(tmp_path, '[gateway]\nkey_hash_secret = "shared"\n')) == b"shared"
+
+
+def kept(key_id="aaaaaaaa", **changes):
+    fields = {"id": key_id, "app": "a", "digest": "", "hashed_with": "ours", "last_four": "", "created_s": 1.0}
+    return ClientKey(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (NOTHING, ["no client key"]),
+        (Known({"aaaaaaaa": kept()}, {"aaaaaaaa": 1.0}), ["no client key"]),
+        (Known({"aaaaaaaa": kept()}), []),
+        (Known({"aaaaaaaa": kept(hashed_with="theirs")}), ["key_hash_secret"]),
+        (Known({"aaaaaaaa": kept(expires_s=100.0 + 86400)}), ["expires in 1.0 days"]),
+        (Known({"aaaaaaaa": kept(expires_s=1e9)}), []),
+        (Known({"aaaaaaaa": kept(versions=("V-*", "W"))}), ["versions W"]),
+    ],
+)
+def test_check_looks_at_the_keys(known, words):
+    """None that opens anything, one of another secret, one that ends soon, one for a version there is not."""
+    lines = keys_to_look_at(known, "ours", ["V-1"], 100.0)
+
+    assert len(lines) == len(words)
+    for line, word in zip(lines, words, strict=True):
+        assert word in line
+
+
+def test_check_asks_the_installation(keys, tmp_path):
+    """Nothing in passthrough mode; in managed mode what is there."""
+    catalog = catalog_with("")
+    managed = settings_in(tmp_path, '[gateway]\nmode = "managed"\n')
+    assert key_lines(settings_in(tmp_path), catalog, 1.0) == []
+    assert "no client key" in key_lines(managed, catalog, 1.0)[0]
+    keys("add", "--app", "a", "--versions", "DeepSeek-V4-Pro-813")
+    (line,) = key_lines(managed, catalog, 1.0)
+    assert "DeepSeek-V4-Pro-813" in line
+    other = settings_in(tmp_path, '[gateway]\nmode = "managed"\nkey_hash_secret = "another"\n')
+    assert "key_hash_secret" in key_lines(other, catalog, 1.0)[0]
+    assert secret_name(b"another") != secret_name(hash_secret(managed))
+
+
+def test_check_names_settings_without_effect(tmp_path):
+    """What is set for the mode that is not in force."""
+    (tmp_path / "meter.toml").write_text('[gateway]\nopen_paths = ["/files*"]\n[keys]\non_store_down = "refuse"\n')
+    result = CliRunner().invoke(
+        main, ["check", "--config", str(tmp_path / "meter.toml"), "--data-dir", str(tmp_path / "data")]
+    )
+
+    assert "open_paths has no effect" in result.output
+    assert "[keys] has no effect" in result.output
