@@ -12,7 +12,7 @@ FACTS = {"usage", "errors", "settings"}
 COMPOSITION = {
     "__main__", "cli", "supervisor", "child", "catalog_files", "gateway_process", "console_process", "demo_process",
     "price_command", "verify_command", "vocabulary_files", "upstreams", "installation", "check_command",
-    "report_command", "report_table",
+    "report_cli", "report_command", "report_table",
     "client_keys", "command_options", "hash_secret", "keys_check", "keys_cli", "keys_command",
 }  # fmt: skip
 MAY_IMPORT = {

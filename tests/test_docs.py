@@ -1,17 +1,21 @@
 """The examples in docs/ are used as they stand: a reader who copies one gets what the text says."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import msgspec
 
 from proxy.catalog_files import catalog_with
+from proxy.keys_cli import keys
 from proxy.pricing.fixed import fixed_costs
-from proxy.settings import NamedUpstreamSettings, load_settings
+from proxy.settings import KeysSettings, NamedUpstreamSettings, load_settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
+REFUSING = ("gateway/client_keys.py", "ledger/key_limits.py")
+ELSEWHERE = {"upstream_unreachable", "invalid_request"}
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
@@ -28,6 +32,36 @@ def test_the_upstreams_of_the_docs_are_settings():
     assert {one.upstream for one in fixed_costs(settings)} == {"own"}
     defaults = {field.name: field.default for field in msgspec.structs.fields(NamedUpstreamSettings)}
     assert (defaults["habits"], defaults["price_list"]) == ("other", "own")
+
+
+def test_the_keys_of_the_docs_are_settings():
+    """A name for a key in passthrough mode, and a managed gateway."""
+    apart = [load_settings(toml_text=text) for text in TOML.findall((DOCS / "keys.md").read_text("utf-8"))]
+
+    assert [one.gateway.mode for one in apart] == ["passthrough", "managed"]
+    assert apart[0].apps_by_key() == {"key-a5deaab3db": "nightly"}
+    assert apart[1].keys == KeysSettings()  # the defaults, as shown
+
+
+def test_the_commands_of_the_docs_are_ours():
+    """Every `keys` command that is shown has its options."""
+    shown = re.findall(r"^    deepseek-meter (keys .*)$", (DOCS / "keys.md").read_text("utf-8"), re.MULTILINE)
+
+    assert len(shown) == 3
+    for line in shown:
+        _, name, *rest = shlex.split(line)
+        keys.commands[name].make_context(name, rest)
+
+
+def test_the_codes_of_the_docs_are_those_there_are():
+    """What a client may see when it is refused."""
+    text = (DOCS / "keys.md").read_text("utf-8")
+    source = "".join((DOCS.parent / "proxy" / name).read_text("utf-8") for name in ("errors.py", *REFUSING))
+    table = text[text.index("| status | `code` |") :].split("\n\n")[0]
+    for code in re.findall(r"`([a-z_]+)`", table)[1:]:
+        assert f'"{code}"' in source, code
+    for code in set(re.findall(r'"([a-z_]+_(?:key|allowed|open|reached|request|unavailable))"', source)):
+        assert f"`{code}`" in table or code in ELSEWHERE, code
 
 
 def test_the_catalog_of_the_docs_is_one(tmp_path):

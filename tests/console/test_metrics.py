@@ -74,6 +74,9 @@ def shown(*, created=False):
         *metrics.balance_families({"USD": ACCOUNT}, dict.fromkeys(("USD", "CNY"), Gap(0.0, 3, 0, 1, 2, 1))),
         *metrics.fixed_families([FixedCost("default", "V", "gpu", 5 * 10**8)], NOW_S, ZoneInfo("UTC")),
         *metrics.process_families([report(0), report(1)], ([1, 2, *[0] * 10], 0.5), 3, 0.25),
+        *metrics.key_families(
+            [report(0), report(1, keys_age_s=0.5, key_refusals={"path_not_open": 2}, limits_alone=1)]
+        ),
         *metrics.estimate_families({("V", "prompt"): (5, 100, 98, 4)}, {"default": 2}),
     ]
 
@@ -93,6 +96,20 @@ def table_name(sample):
         if name.endswith(ending) and name.removesuffix(ending) in HISTOGRAMS:
             return name.removesuffix(ending)
     return name.removesuffix("_created") + "_total" if name.endswith("_created") else name
+
+
+def test_client_keys_are_shown_in_managed_mode_alone():
+    """By worker; where nobody has keys of ours there is nothing to show."""
+    managed = report(1, keys_age_s=0.5, key_refusals={"path_not_open": 2}, limits_alone=3)
+    _, found = samples("text/plain", metrics.key_families([report(0), managed]))
+    values = {(one.name.removeprefix(PREFIX), *sorted(one.labels.values())): one.value for one in found}
+
+    assert values == {
+        ("proxy_client_keys_age_seconds", "1"): 0.5,
+        ("proxy_client_key_refusals_total", "1", "path_not_open"): 2.0,
+        ("proxy_client_key_limits_alone_total", "1"): 3.0,
+    }
+    assert list(metrics.key_families([report(0)])) == []
 
 
 @pytest.mark.parametrize("accept", PARSERS)
