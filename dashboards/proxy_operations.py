@@ -68,11 +68,38 @@ OPERATED = (
     ),
 )
 
+CLIENT_KEYS = (
+    View(
+        title="Requests refused (per second)",
+        description="In managed mode, by the code of the answer; docs/keys.md lists them. Empty in passthrough mode.",
+        unit="reqps",
+        query=f"sum by (code) (rate({own('client_key_refusals_total')}[$__rate_interval]))",
+        legend="{{code}}",
+        draw=stacked,
+    ),
+    View(
+        title="Age of the client keys",
+        description="How long ago each worker compared its keys with Redis: about a second while Redis is there.",
+        unit="s",
+        query=own("client_keys_age_seconds"),
+        legend="{{instance}} worker {{worker}}",
+        draw=lines,
+    ),
+    View(
+        title="Limits decided without Redis (per second)",
+        description="By each worker alone: N workers let in up to N times as much meanwhile.",
+        unit="reqps",
+        query=f"sum by (instance) (rate({own('client_key_limits_alone_total')}[$__rate_interval]))",
+        legend="{{instance}}",
+        draw=lines,
+    ),
+)
+
 BOARD = Board(
     uid="deepseek-meter-proxy-operations",
     title="Proxy operations",
     description="The relay by replica: rate, errors, duration, and what waits.",
-    rows=(("The relay", OPERATED),),
+    rows=(("The relay", OPERATED), ("Client keys", CLIENT_KEYS)),
     choices=(JOB, VERSION, MODEL),
     changes=False,
 )
