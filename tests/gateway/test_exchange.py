@@ -164,6 +164,26 @@ def test_an_answer_of_our_own(sent):
     assert [(502, Source.ESTIMATED if sent else Source.NONE)] == [(one.status, one.source) for one in keeper.records]
 
 
+@pytest.mark.parametrize("usage", [USAGE, b""])
+def test_a_place_is_given_back_once_behind_the_record(usage):
+    """Whether something has to be counted first or not; `settled` waits for it."""
+    exchange, keeper = begin()
+    given_back = []
+
+    class Lease:
+        async def release(self):
+            given_back.append(len(keeper.records))
+
+    exchange.lease = Lease()
+    exchange.answered(200)
+    exchange.feed(usage + DONE)
+    exchange.end(Outcome.COMPLETE)
+    exchange.end(Outcome.INTERRUPTED)
+
+    assert given_back == [1]
+    assert exchange.settling is not None
+
+
 def test_an_exchange_that_costs_nothing_is_not_metered():
     """A model list passes without a meter and still has its record."""
     exchange, keeper = begin(Api.MODELS)

@@ -1,5 +1,7 @@
+import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from ledger.test_client_keys import key
@@ -48,6 +50,35 @@ def test_many_writers_lose_nothing(tmp_path):
         thread.join()
 
     assert len(KeyFiles(tmp_path).changes().revoked) == 80
+
+
+def test_writers_of_the_same_note_it_once(tmp_path):
+    """Who comes second finds it there: it looks and appends under one lock."""
+    for step in range(30):
+        barrier = threading.Barrier(4)
+
+        def write(step=step, barrier=barrier):
+            files = KeyFiles(tmp_path)
+            barrier.wait()
+            files.note(Known({}, {f"id{step}": 1.0}))
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(log(tmp_path).read_bytes().splitlines()) == 30
+
+
+def test_what_was_noted_is_on_the_disk(tmp_path, monkeypatch):
+    """The line, and the name of the file it is in."""
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(Path(f"/proc/self/fd/{fd}").readlink()), fsync(fd)))
+    KeyFiles(tmp_path).note(REVOKED)
+
+    assert synced == [log(tmp_path).resolve(), log(tmp_path).parent.resolve()]
 
 
 @pytest.mark.parametrize("torn", [b"0bad", b'12345678 {"kind":"revoke","at_s":1,"id":"x"}\n', b"\xff\xff\n", b"\n"])

@@ -11,7 +11,7 @@ from ledger.test_client_keys import key
 from proxy.errors import StoreUnavailableError
 from proxy.ledger.client_keys import Known
 from proxy.ledger.key_files import KeyFiles, Snapshot
-from proxy.ledger.key_ring import FRESH_S, SCRIPT, Clocks, KeyRing, may_serve
+from proxy.ledger.key_ring import FRESH_S, NAMES, SCRIPT, Clocks, KeyRing, may_serve
 from proxy.ledger.store import connect
 
 MAXIMUM_AGE_S = 1000.0
@@ -30,16 +30,20 @@ class Time:
 
 
 class Replica:
-    """A data dir, and the worker that runs on it."""
+    """A data dir, and the worker that runs on it; one that is not the first of its data dir keeps no snapshot."""
 
-    def __init__(self, folder, store, time):
-        self.folder, self.store, self.time = folder, store, time
+    def __init__(self, folder, store, time, *, keeps_snapshot=True):
+        self.folder, self.store, self.time, self.keeps_snapshot = folder, store, time, keeps_snapshot
         self.seen_revoked = set()
         self.restart()
 
     def restart(self):
         self.ring = KeyRing(
-            self.store.script(SCRIPT), KeyFiles(self.folder), self.time.clocks(), maximum_age_s=MAXIMUM_AGE_S
+            self.store.script(SCRIPT),
+            KeyFiles(self.folder),
+            self.time.clocks(),
+            maximum_age_s=MAXIMUM_AGE_S,
+            keeps_snapshot=self.keeps_snapshot,
         )
         self.ring.load()
 
@@ -86,6 +90,8 @@ def test_a_change_reaches_the_other_replica(stage, shelf):
         await b.refresh()
         assert b.lets_in() == {"key00002"}
         assert b"key00001" in shelf.hash("client_keys_revoked")
+        state = shelf.client.get(shelf.key("client_keys_state")).decode()
+        assert await a.store.script(SCRIPT)(NAMES, [state, "unused", "0"]) == [state.encode(), b"same"]
 
     stage(work)
 
@@ -103,6 +109,21 @@ def test_a_revocation_that_was_merely_read_outlives_a_wipe_and_a_restart(stage, 
         assert b.lets_in() == set()
         await b.refresh()
         assert b"key00001" in shelf.hash("client_keys_revoked")
+
+    stage(work)
+
+
+def test_a_revocation_needs_no_snapshot_to_be_kept(stage):
+    """Every worker notes what it learns, also one that leaves the snapshot to another."""
+
+    async def work(a, b, _time):
+        b.keeps_snapshot = False
+        b.restart()
+        a.note(known(1, revoked=[1]))
+        await a.refresh()
+        await b.refresh()
+        b.restart()
+        assert b.ring.known.revoked.keys() == {"key00001"}
 
     stage(work)
 
@@ -217,6 +238,7 @@ def test_what_redis_holds_and_nobody_can_read_opens_nothing(stage, shelf):
         await a.refresh()
         assert a.lets_in() == set()
         assert a.ring.known.revoked == {"key00001": 0.0}
+        assert a.ring.known.keys.keys() == {"key00001"}
 
     stage(work)
 
@@ -279,7 +301,7 @@ def test_what_was_seen_revoked_is_never_let_in_again(server, client, tmp_path, h
 
     async def work(store):
         time, saved = Time(), {}
-        replicas = {name: Replica(folder / name, store, time) for name in "ab"}
+        replicas = {name: Replica(folder / name, store, time, keeps_snapshot=name == "a") for name in "ab"}
         for step in history:
             if step[0] == "save":
                 saved = shelf.dump()

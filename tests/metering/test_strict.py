@@ -42,6 +42,10 @@ def test_what_can_be_read_in_one_way_only(body):
         (b'{"model":"a","mod\\u0065l":"b"}', "twice"),
         (b'{"model":"a","max_tokens":1,"max_tokens":12}', "twice"),
         (b'{"model":"a","max_tokens":12,"max_tokens":1}', "twice"),
+        (
+            b'{"a":{"x":1,"b":2},"a":123456,"model":"m","b":2}',
+            "twice",
+        ),  # the last value is as long as half of the first
         (b'{"model":"a","thinking":{"budget_tokens":1,"budget_tokens":2}}', "one of its objects holds a field twice"),
         (b'{"model":"a","Model":"b"}', "capitals"),
         (b'{"Model":"b"}', "capitals"),
