@@ -69,7 +69,9 @@ def test_the_closed_lists_are_complete():
 
 def test_every_command_has_help_and_an_example():
     """`--help` says what a command does and shows one call of it."""
-    for name, command in cli.main.commands.items():
+    groups = [one for one in cli.main.commands.values() if isinstance(one, click.Group)]
+    nested = {f"{group.name} {name}": command for group in groups for name, command in group.commands.items()}
+    for name, command in {**cli.main.commands, **nested}.items():
         assert isinstance(command, click.Command)
         assert command.help, name
         assert "Example" in (command.epilog or ""), name

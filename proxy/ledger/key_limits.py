@@ -150,6 +150,8 @@ class Limiter:
         self._note_alone(alone=verdict is None)
         if verdict is None:
             verdict = self._decide_alone(lease.key)
+        elif verdict.word != "in":
+            lease.asked = False  # Redis has written nothing: there is nothing to give back
         if verdict.word != "in":
             raise _refusal(lease.key, verdict)
         self._local.enter(lease.key, self._monotonic_s())

@@ -347,6 +347,15 @@ def test_redis_killed_and_nothing_is_to_be_decided_without(tmp_path):
         wait_until(lambda: stage.get(restarted, key) == 200, what="back")
 
 
+def test_a_first_start_without_redis_is_refused(tmp_path):
+    """Where nothing was ever metered, an address that does not answer is a wrong one most likely."""
+    proxy = Proxy(tmp_path, "http://127.0.0.1:1", redis="redis://127.0.0.1:1/0")
+    with stopping(proxy):
+        assert proxy.child.wait(30) == 1
+        assert "Redis: " in proxy.output
+        assert "Traceback" not in proxy.output
+
+
 def restart_without_redis(stage):
     """The whole proxy anew while Redis is away: its keys are those of the data dir."""
     stage.replicas[0].stop()

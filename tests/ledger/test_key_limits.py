@@ -68,6 +68,23 @@ def test_requests_per_minute_hold_over_all_workers(shelf):
     shelf.run(work)
 
 
+def test_a_refusal_costs_one_call(shelf):
+    """There is nothing to give back, and somebody who asks too often asks often."""
+    one = key(concurrent=1)
+
+    async def work(store):
+        worker = limiter(store)
+        await taken(worker, one)
+        refused = worker.lease(one)
+        with pytest.raises(LimitReachedError):
+            await refused.take()
+        before = shelf.client.info("stats")["total_commands_processed"]
+        await refused.release()
+        assert shelf.client.info("stats")["total_commands_processed"] == before + 1  # the look itself
+
+    shelf.run(work)
+
+
 def test_the_minute_slides(shelf):
     """A request counts for sixty seconds of Redis' clock; the oldest that is in the way says when."""
     one = key(requests_per_minute=2)
