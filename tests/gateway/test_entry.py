@@ -29,11 +29,20 @@ def test_passthrough_lets_everybody_in_and_asks_for_nothing_more():
     entry = OpenEntry(SECRET, {})
     admitted = entry.admit(Presented("POST", "/files", (), "team-b", "shadow"))
 
-    assert admitted == ("team-b", None)
+    assert admitted == ("team-b", "anonymous", None)
     assert entry.purpose(admitted, Presented("POST", "/x", purpose="shadow"), Api.FILES) is Purpose.SHADOW
     assert entry.purpose(admitted, Presented("POST", "/x", purpose="fun"), Api.FILES) is Purpose.PRODUCTION
     entry.allow(admitted, lambda: pytest.fail("asked"))
     assert entry.lease(admitted) is None
+
+
+def test_who_pays_is_told_by_the_key_and_not_by_the_header():
+    """Budgets that refuse go by it: a client that calls itself another app spends its own."""
+    name = OpenEntry(SECRET, {}).admit(Presented("POST", "/x", ("Bearer sk-not-a-key",))).app
+    entry = OpenEntry(SECRET, {name: "team-a"})
+
+    admitted = entry.admit(Presented("POST", "/x", ("Bearer sk-not-a-key",), "team-b"))
+    assert (admitted.app, admitted.payer) == ("team-b", "team-a")
 
 
 def test_managed_mode_goes_by_the_key():
@@ -41,7 +50,7 @@ def test_managed_mode_goes_by_the_key():
     entry, taken = managed()
     admitted = entry.admit(SHOWN)
 
-    assert admitted == ("team-a", key())
+    assert admitted == ("team-a", "team-a", key())
     assert entry.purpose(admitted, SHOWN, Api.CHAT) is Purpose.PRODUCTION
     entry.allow(admitted, asking)
     entry.lease(admitted)
