@@ -14,17 +14,19 @@ from prometheus_client.openmetrics import parser as openmetrics
 from proxy.catalog_files import builtin_catalog
 from proxy.console import metrics
 from proxy.console.app import Console, Upstreams
+from proxy.console.budgets import BudgetState
 from proxy.console.reconciliation import Account, Gap, Look
 from proxy.console.series import series_of, zeros_from_start
 from proxy.console.workers import Workers
 from proxy.errors import StoreUnavailableError
 from proxy.ledger.families import FAMILIES, PREFIX
 from proxy.ledger.tally import Retention, fold
+from proxy.pricing.budgets import Budget, Span
 from proxy.pricing.catalog import in_force
 from proxy.pricing.fixed import FixedCost
 from proxy.pricing.tariff import Seller
 from proxy.settings import Settings
-from proxy.usage import Band, Charge, Missing, Rule
+from proxy.usage import CURRENCIES, Band, Charge, Missing, Rule
 
 ACCOUNT = Account((Look(NOW_S, 10**9, 2 * 10**9, 0, 0),))
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -37,12 +39,16 @@ ODD = 'quo"te\\ back\nslash 🚢 {}'
 RECORDS = [
     record(1),
     record(2, model=ODD, app=ODD, version="W", charges=(Charge("USD", "p", Band.UNKNOWN, (1, 2, 3, 4), 5),)),
-    record(3, version_mismatch=ODD, missing=Missing.NOT_REPORTED, violations=(Rule.TOTAL_SUM,)),
+    record(3, version_mismatch=ODD, missing=Missing.NOT_REPORTED, violations=(Rule.TOTAL_SUM,), refused_by="b"),
 ]
 SIGHTINGS = {
     json.dumps(["V", "m", "f1", "alias"]).encode(): b"100.5 200.25",
     json.dumps(["V", "m", "f2", "fingerprint"]).encode(): b"50 150",
 }
+BUDGETS = [
+    BudgetState(Budget(currency, 10**9, currency), spent_nanos=5, reserved_nanos=2, window=Span(0, 3600))
+    for currency in CURRENCIES
+]
 TABLES = {**{name: family.labels for name, family in FAMILIES.items()}} | {
     name: gauge.labels
     for name, gauge in {**metrics.GAUGES, **metrics.PROCESS_COUNTERS, **metrics.PROCESS_HISTOGRAMS}.items()
@@ -71,6 +77,7 @@ def shown(*, created=False):
         *metrics.spend_families({("V", "today"): 1.5, ("V", "month"): 2.5}),
         *metrics.price_families(catalog, places(catalog, NOW_S), NOW_S),
         *metrics.limit_families({"V": 2.5}),
+        *metrics.budget_families(BUDGETS),
         *metrics.balance_families({"USD": ACCOUNT}, dict.fromkeys(("USD", "CNY"), Gap(0.0, 3, 0, 1, 2, 1))),
         *metrics.fixed_families([FixedCost("default", "V", "gpu", 5 * 10**8)], NOW_S, ZoneInfo("UTC")),
         *metrics.process_families([report(0), report(1)], ([1, 2, *[0] * 10], 0.5), 3, 0.25),
