@@ -6,21 +6,24 @@ asked for a signal as well, for a child that is too busy to notice.
 """
 
 import asyncio
+import contextlib
 import ctypes
-import logging
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
-import structlog
 
-from proxy.settings import LogSettings, Settings, without_credentials
+from proxy.logs import log_what_ends_us
+from proxy.settings import ENVIRONMENT_PREFIX, Settings, without_credentials
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PR_SET_DUMPABLE: Final = 4  # the same
+_KEY_VARIABLES: Final = frozenset({"DEEPSEEK_API_KEY"})
 
 T = TypeVar("T")
 
@@ -104,6 +107,28 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
 
 
+def keep_secrets_in() -> None:
+    """Have nothing of this process's memory written anywhere: it holds keys, and prompts while they pass.
+
+    No core dump; on Linux no reading of its memory and environment by other processes of the same user either (debuggers and
+    profilers among them, unless they are root's); and an exception that ends it is logged by its places, not by what it says.
+    """
+    with contextlib.suppress(OSError, ValueError):  # where that is not allowed, it is forbidden from outside (systemd)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+    log_what_ends_us()
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child process gets of an environment: no settings and no keys, of which it is told over its pipe."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _KEY_VARIABLES and not name.startswith(ENVIRONMENT_PREFIX)
+    }
+
+
 def on_stop(loop: asyncio.AbstractEventLoop, stop: Callable[[bool], None]) -> None:
     """Call `stop(True)` when asked to end in good order (SIGTERM), `stop(False)` when the supervisor is gone."""
     loop.add_signal_handler(signal.SIGTERM, lambda: stop(True))
@@ -120,31 +145,3 @@ def _at_end_of_orders(loop: asyncio.AbstractEventLoop, stop: Callable[[bool], No
 def journals_dir(settings: Settings) -> Path:
     """Where the journals of this installation stand."""
     return Path(settings.store.data_dir) / "journals"
-
-
-def configure_logging(settings: LogSettings) -> None:
-    """Logs as one line per fact on standard error: JSON, or readable.
-
-    A traceback shows where, never with what: local variables hold prompts, answers and keys.
-    """
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
-    tracebacks = structlog.processors.ExceptionRenderer(
-        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            tracebacks if settings.format == "json" else structlog.processors.StackInfoRenderer(),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

@@ -17,7 +17,7 @@ import msgspec
 from proxy import verify_command
 from proxy.catalog_files import catalog_with
 from proxy.check_command import settings_to_look_at, store_lines, to_look_at
-from proxy.child import configure_logging
+from proxy.child import keep_secrets_in
 from proxy.command_options import config_option, guarded, print_table, read_file, settings_of
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
@@ -25,6 +25,7 @@ from proxy.errors import MeterError
 from proxy.gateway_process import open_store
 from proxy.keys_check import key_lines
 from proxy.keys_cli import keys
+from proxy.logs import configure_logging
 from proxy.price_command import Asked, Where, price_row
 from proxy.report_cli import report
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
@@ -185,6 +186,7 @@ def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[C
     catalog_with(settings.pricing.catalog_file)
     for name in unknown_variables(os.environ):
         click.echo(f"deepseek-meter: {name} in the environment is no setting; it is not used", err=True)
+    keep_secrets_in()
     Supervisor(settings, lambda url: asyncio.run(_check_store(settings, url)), companions).run(announce)
 
 

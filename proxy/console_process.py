@@ -12,8 +12,8 @@ from proxy.catalog_files import LOOK_EVERY_S, LiveCatalog
 from proxy.child import (
     ConsoleOrders,
     WorkerReport,
-    configure_logging,
     die_with_parent,
+    keep_secrets_in,
     on_stop,
     read_orders,
 )
@@ -21,6 +21,7 @@ from proxy.console.app import Console, Upstreams
 from proxy.console.balance import fetcher
 from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
+from proxy.logs import configure_logging
 from proxy.upstreams import routes_of, sellers_of
 
 MAX_REPORT_BYTES = 64 * 1024
@@ -84,6 +85,7 @@ def _take_reports(channel: socket.socket, workers: Workers) -> None:
 def main() -> None:
     """Entry of the child process."""
     die_with_parent()
+    keep_secrets_in()
     orders = read_orders(ConsoleOrders)
     configure_logging(orders.settings.log)
     uvloop.run(_run(orders))

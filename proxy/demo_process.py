@@ -6,7 +6,8 @@ import contextlib
 import msgspec
 import uvloop
 
-from proxy.child import configure_logging, die_with_parent, on_stop, read_orders
+from proxy.child import die_with_parent, keep_secrets_in, on_stop, read_orders
+from proxy.logs import configure_logging
 from proxy.settings import LogSettings, split_address
 from proxy.simulator.scenario import default_scenario
 from proxy.simulator.server import serve
@@ -41,6 +42,7 @@ async def _run(orders: DemoOrders) -> None:
 def main() -> None:
     """Entry of the child process."""
     die_with_parent()
+    keep_secrets_in()
     orders = read_orders(DemoOrders)
     configure_logging(orders.log)
     uvloop.run(_run(orders))

@@ -25,9 +25,9 @@ from proxy.child import (
     OVERHEAD_BUCKETS_S,
     GatewayOrders,
     WorkerReport,
-    configure_logging,
     die_with_parent,
     journals_dir,
+    keep_secrets_in,
     on_stop,
     read_orders,
 )
@@ -49,6 +49,7 @@ from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
+from proxy.logs import configure_logging
 from proxy.metering.calibration import Errors
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
@@ -379,3 +380,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    keep_secrets_in()

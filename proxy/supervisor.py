@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, write_orders
+from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, without_secrets, write_orders
 from proxy.errors import DataDirInUseError, MeterError, SettingsError, StoreUnavailableError
 from proxy.gateway.keys import keyed_hash
 from proxy.hash_secret import hash_secret
@@ -63,6 +63,7 @@ class Child:
             stdin=subprocess.PIPE,
             pass_fds=self._fds,
             start_new_session=True,  # a Ctrl-C is for the supervisor; it ends its children in order
+            env=without_secrets(os.environ),
         )
         self._started_s = time.monotonic()
         assert self.process.stdin is not None  # noqa: S101 - PIPE was asked for
@@ -160,7 +161,7 @@ class Supervisor:
     def _start_store(self) -> str:
         url = self._settings.store.redis_url
         if not url:
-            self._redis = embedded.start(self._data_dir, embedded.find_server())
+            self._redis = embedded.start(self._data_dir, embedded.find_server(), without_secrets(os.environ))
             url = self._redis.url
         for doubt in self._doubts_of(url):
             log.warning("store_doubt", doubt=doubt)
@@ -206,7 +207,7 @@ class Supervisor:
         """Nothing is lost meanwhile: the workers' journals hold what Redis has not."""
         log.error("store_ended", starts_again="now")
         try:
-            self._redis = embedded.start(self._data_dir, embedded.find_server())
+            self._redis = embedded.start(self._data_dir, embedded.find_server(), without_secrets(os.environ))
         except MeterError as error:
             log.error("store_not_started", error=str(error))
             time.sleep(1.0)

@@ -14,6 +14,7 @@ COMPOSITION = {
     "price_command", "verify_command", "vocabulary_files", "upstreams", "installation", "check_command",
     "report_cli", "report_command", "report_table",
     "client_keys", "command_options", "hash_secret", "keys_check", "keys_cli", "keys_command",
+    "logs",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "reports": FACTS | {"pricing", "ledger"},
     "console": FACTS | {"pricing", "ledger", "child", "reports"},
     "simulator": {"usage", "errors"},
-    "child": FACTS,
+    "child": FACTS | {"logs"},
     "catalog_files": FACTS | {"pricing"},
 }
 OWNERS = {

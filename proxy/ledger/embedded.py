@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import util
 from pathlib import Path
 from typing import Final, TypeVar
@@ -93,12 +93,15 @@ def socket_path(data_dir: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"deepseek-meter-{os.getuid()}-{digest}" / "redis.sock"
 
 
-def start(data_dir: Path, server: str) -> EmbeddedRedis:
-    """Start the server on the files of `data_dir`, or take over the live one. Raises StoreUnavailableError."""
+def start(data_dir: Path, server: str, environment: Mapping[str, str] | None = None) -> EmbeddedRedis:
+    """Start the server on the files of `data_dir`, or take over the live one. Raises StoreUnavailableError.
+
+    `environment` is what the server gets of ours; None: all of it.
+    """
     socket = socket_path(data_dir)
     _private_directory(socket.parent)
     pid = _answering_pid(socket)
-    child = _start_child(server, data_dir / "redis", socket) if pid is None else None
+    child = _start_child(server, data_dir / "redis", socket, environment) if pid is None else None
     embedded = EmbeddedRedis(socket, child, pid or (child.pid if child else 0))
     if not _wait_until(lambda: _answering_pid(socket) is not None or not embedded.alive(), START_SECONDS):
         embedded.stop()
@@ -110,7 +113,9 @@ def start(data_dir: Path, server: str) -> EmbeddedRedis:
     return embedded
 
 
-def _start_child(server: str, directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
+def _start_child(
+    server: str, directory: Path, socket: Path, environment: Mapping[str, str] | None
+) -> "subprocess.Popen[bytes]":
     """Options on the command line, so that no file has to be kept in step; there is no secret among them."""
     _private_directory(directory)
     options = {
@@ -131,6 +136,7 @@ def _start_child(server: str, directory: Path, socket: Path) -> "subprocess.Pope
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=environment,
         start_new_session=True,  # a Ctrl-C is for us; we end it in our own order
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has one thread
     )

@@ -1,0 +1,113 @@
+"""Logs: one line per fact on standard error, JSON or readable, and nothing in them of what passes through here.
+
+What an exception says may quote what was in hand (a header line with a key, a text that is no number), and so may what a
+library logs of it. So an exception is written down as its type and its places; its message only where it is one of ours or
+the system's own. Of a library's line its words are written, without what it put between them.
+"""
+
+import logging
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from proxy.errors import MeterError, RelayError
+from proxy.settings import LogSettings
+
+_WORDS: Final = re.compile(r"[\w ,.;-]{0,80}")
+"""The beginning of a message that is words alone: before the first value, bracket or quote."""
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Logs as the settings say; those of the libraries go the same way from `warning` on."""
+    as_json = settings.format == "json"
+    renderer = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _places_as_list if as_json else _places_as_text,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+def log_what_ends_us() -> None:
+    """Have an exception that nobody caught logged like any other, not printed with its message."""
+    log = structlog.get_logger("proxy")
+
+    def crashed(_type: type[BaseException], error: BaseException, _traceback: object) -> None:
+        log.error("crashed", exc_info=error)
+
+    sys.excepthook = crashed
+    threading.excepthook = lambda args: log.error("thread_crashed", exc_info=args.exc_value)
+    sys.unraisablehook = lambda args: log.error("exception_ignored", exc_info=args.exc_value)
+
+
+def places(error: BaseException) -> list[str]:
+    """An exception and what led to it, outermost first: each with its type and the places it passed, innermost first."""
+    return [line for one in _chain(error) for line in (_named(one), *_frames(one))]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        yield following
+        seen.add(id(following))
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _named(error: BaseException) -> str:
+    """The type; with its message where that is ours or the system's."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    ours = isinstance(error, MeterError | RelayError)
+    systems = isinstance(error, OSError) and type(error).__module__ == "builtins"
+    return f"{name}: {error}" if ours or systems else name
+
+
+def _frames(error: BaseException) -> list[str]:
+    found = traceback.extract_tb(error.__traceback__)
+    return [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in reversed(found)]
+
+
+def _error_in(event: MutableMapping[str, Any]) -> BaseException | None:
+    found = event.pop("exc_info", None)
+    if isinstance(found, tuple):
+        found = found[1]
+    return found if isinstance(found, BaseException) else sys.exception() if found else None
+
+
+def _places_as_list(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if (error := _error_in(event)) is not None:
+        event["exception"] = places(error)
+    return event
+
+
+def _places_as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if (error := _error_in(event)) is not None:
+        event["exception"] = "\n".join(places(error))
+    return event
+
+
+class _Libraries(logging.Handler):
+    """Takes what libraries log, and says it in our way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = _WORDS.match(str(record.msg))
+        structlog.get_logger(record.name).log(
+            record.levelno,
+            "library",
+            library=record.name,
+            says=said[0].strip() if said else "",
+            exc_info=record.exc_info[1] if record.exc_info else None,
+        )
