@@ -79,6 +79,27 @@ class RequestTooLargeError(RelayError):
         return cls(f"The request's body is larger than {limit} bytes, the limit of this proxy.")
 
 
+class HeadTooLargeError(RelayError):
+    """The request's head is larger than `[gateway] max_head_bytes`, or has more headers than `max_headers`."""
+
+    status = 431
+    kind = "invalid_request_error"
+    code = "head_too_large"
+
+    @classmethod
+    def beyond(cls, limit: int) -> "HeadTooLargeError":
+        """For a head of more than `limit` bytes."""
+        return cls(f"The request's head is larger than {limit} bytes, the limit of this proxy.")
+
+
+class RequestTimeoutError(RelayError):
+    """The request's head or body did not come within `[gateway] head_timeout_seconds` or `body_timeout_seconds`."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
+
+
 class UnknownKeyError(RelayError):
     """Managed mode, and the client shows no key of ours, or one that opens nothing any more; `code` says which."""
 

@@ -34,6 +34,7 @@ from proxy.child import (
 from proxy.client_keys import LONGEST_WAIT_S, WorkerKeys
 from proxy.errors import VersionMismatchError
 from proxy.gateway.admission import Admission, Candidate, Prices
+from proxy.gateway.connection import HeadLimits
 from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
 from proxy.gateway.entry import Entry, OpenEntry
@@ -44,7 +45,7 @@ from proxy.gateway.hosts import Host, Hosts
 from proxy.gateway.keys import key_line
 from proxy.gateway.likely import Learner
 from proxy.gateway.recording import ExchangeFacts, Pricing, interrupted_record, make_record
-from proxy.gateway.relay import Relay, RelayParts
+from proxy.gateway.relay import Relay, RelayParts, RequestLimits
 from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.store import Store, connect
@@ -56,7 +57,7 @@ from proxy.metering.request import RequestFacts
 from proxy.pricing.budgets import Budget, budgets_of
 from proxy.pricing.tariff import dearest_prices
 from proxy.pricing.versions import expected, mismatch
-from proxy.settings import Settings, UpstreamSettings
+from proxy.settings import GatewaySettings, Settings, UpstreamSettings
 from proxy.upstreams import routes_of, routing_of, sellers_of
 from proxy.usage import METERED_APIS, BegunMark, TokenUsage, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
@@ -208,7 +209,7 @@ class GatewayWorker:
             refuse_mismatch=self._refuse_mismatch,
             clock=Clock(time.time, time.monotonic),
             new_id=_id_maker(),
-            max_request_bytes=settings.gateway.max_request_bytes,
+            limits=request_limits(settings.gateway),
             observe_overhead=self._overhead.observe,
         )
 
@@ -305,6 +306,14 @@ class GatewayWorker:
         )
 
 
+def request_limits(gateway: GatewaySettings) -> RequestLimits:
+    """What a request may be, by these settings."""
+    head = HeadLimits(
+        gateway.max_head_bytes, gateway.max_headers, gateway.head_timeout_seconds, gateway.keepalive_seconds
+    )
+    return RequestLimits(head, gateway.max_request_bytes, gateway.body_timeout_seconds)
+
+
 def open_store(settings: Settings, redis_url: str, longest_wait_s: float = float("inf")) -> Store:
     """The store of these settings; nothing is sent yet. Raises StoreUnavailableError for a URL that is none."""
     store = settings.store
@@ -373,6 +382,7 @@ async def _run(orders: GatewayOrders) -> None:
 def main() -> None:
     """Entry of the child process."""
     die_with_parent()
+    keep_secrets_in()
     orders = read_orders(GatewayOrders)
     configure_logging(orders.settings.log)
     uvloop.run(_run(orders))
@@ -380,4 +390,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    keep_secrets_in()

@@ -9,9 +9,9 @@ import click
 import msgspec
 
 from proxy import keys_command
-from proxy.child import configure_logging
 from proxy.command_options import config_option, guarded, print_table, settings_of
 from proxy.errors import MeterError
+from proxy.logs import configure_logging
 from proxy.settings import Settings
 
 P = ParamSpec("P")

@@ -7,6 +7,7 @@ the end of their pipe (and on Linux get a signal from the kernel). It has one th
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -62,8 +63,8 @@ class Child:
             [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
             pass_fds=self._fds,
-            start_new_session=True,  # a Ctrl-C is for the supervisor; it ends its children in order
             env=without_secrets(os.environ),
+            start_new_session=True,  # a Ctrl-C is for the supervisor; it ends its children in order
         )
         self._started_s = time.monotonic()
         assert self.process.stdin is not None  # noqa: S101 - PIPE was asked for
@@ -131,6 +132,7 @@ class Supervisor:
     def run(self, announce: Callable[[], None]) -> None:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
         _refuse_open_console(self._settings)
+        _allow_many_connections()
         self._keys = keys_of(self._settings, os.environ)
         for problem in missing_keys(self._settings, self._keys):
             log.warning("key_missing", problem=problem)
@@ -237,6 +239,13 @@ def _refuse_open_console(settings: Settings) -> None:
             f"[console] listen: {settings.console.listen} is reachable from other machines, so it needs "
             "[console] token_file (a file with the bearer token), or an address on 127.0.0.1"
         )
+
+
+def _allow_many_connections() -> None:
+    """As many open files as we may have, for us and all we start: the usual 1,024 is soon used up by idle connections."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # not allowed (systemd): then the limit is set from outside
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ OWNERS = {
     "rich": {"command_options", "report_table", "verify_command"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {
+        "gateway.connection",
         "gateway.relay",
         "gateway.responding",
         "gateway.upstream",

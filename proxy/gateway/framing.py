@@ -20,8 +20,26 @@ class Framing(Enum):
     CLOSE = "by the end of the connection"
 
 
+_HTTP_1_0: Final = (1, 0)
+
+
 class LineBreakError(ValueError):
     """Something that goes into a head holds a line end or a NUL."""
+
+
+def objection(version: tuple[int, int], method: str, target: str, transfer_encoding: str | None) -> str:
+    """What speaks against relaying a request, in a sentence; empty where nothing does.
+
+    What two readers could take for different requests is not passed on: a target that is not a path of the upstream's, and
+    a body framed in a way that we would have to take off (RFC 9112, sections 3.2 and 6.1). The parser has refused the rest.
+    """
+    if not _HTTP_1_0 <= version <= _HTTP_1_1:
+        return "The request has to be HTTP/1.1 or HTTP/1.0."
+    if not target.startswith("/") or method == "CONNECT":
+        return "The request target has to be a path."
+    if transfer_encoding is not None and (version != _HTTP_1_1 or transfer_encoding.strip().lower() != "chunked"):
+        return "The only transfer encoding is chunked, and HTTP/1.1 has it."
+    return ""
 
 
 def request_head(method: str, target: str, host: bytes, headers: bytes, *, chunked: bool, close: bool) -> bytes:

@@ -1,7 +1,7 @@
 """The relay: a request in, the upstream's answer out, chunk by chunk and unchanged; one record written on the way.
 
-With `upstream` the only place of the data path that knows the HTTP library; what is decided, is decided on plain values
-in `headers`, `entry`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
+With `upstream`, `responding` and `connection` the only places of the data path that know the HTTP library; what is decided, is
+decided on plain values in `headers`, `entry`, `admission`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
 of an exchange the record is written before the client can see that end.
 """
 
@@ -12,22 +12,25 @@ from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
 
 from proxy.errors import (
     BadRequestError,
     BudgetUsedUpError,
     RelayError,
+    RequestTimeoutError,
     RequestTooLargeError,
     UpstreamBrokeError,
     UpstreamStalledError,
 )
 from proxy.gateway.admission import Admission, Candidate
 from proxy.gateway.client_keys import Presented
+from proxy.gateway.connection import ClientServer, HeadLimits
 from proxy.gateway.draining import Background, drain
 from proxy.gateway.entry import Admitted, Asking, Entry
 from proxy.gateway.estimating import Sent
 from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords, Maker, outcome_of
-from proxy.gateway.framing import LineBreakError
+from proxy.gateway.framing import LineBreakError, objection
 from proxy.gateway.headers import (
     ERROR_HEADER,
     EXCHANGE_HEADER,
@@ -42,12 +45,20 @@ from proxy.gateway.keys import ANONYMOUS, CREDENTIAL_HEADERS
 from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.responding import PassedResponse, filter_for, pass_on_body
-from proxy.gateway.upstream import HEADER_BYTES, Answer, not_http, was_sent
+from proxy.gateway.upstream import Answer, not_http, was_sent
 from proxy.metering.bounds import bounds_in
 from proxy.metering.include_usage import with_include_usage
 from proxy.metering.request import RequestFacts, api_of, model_in, plain_body, read_request
 from proxy.pricing.budgets import Whose
 from proxy.usage import METERED_APIS, Api, Outcome
+
+
+class RequestLimits(NamedTuple):
+    """What a request may be: its head, its body in bytes, and the seconds its body may take."""
+
+    head: HeadLimits
+    body_bytes: int
+    body_timeout_s: float
 
 
 class RelayParts(NamedTuple):
@@ -64,11 +75,14 @@ class RelayParts(NamedTuple):
     """The version known before the body, by upstream, request and instant."""
     clock: Clock
     new_id: Callable[[], str]
-    max_request_bytes: int
+    limits: RequestLimits
     observe_overhead: Callable[[float], None]
     refuse_mismatch: Callable[[str, RequestFacts, str], None]
     """Raises RelayError where the version a client expects is known not to answer. By upstream, request and expectation."""
 
+
+_NOT_READ_ON: Final = frozenset({400, 408, 413})
+"""After these the connection is closed: what follows is the rest of a body, or nobody knows what it is."""
 
 _ASK_FOR_USAGE: Final = frozenset({Api.CHAT, Api.FIM})
 """The dialects that report a stream's usage only when asked."""
@@ -102,15 +116,8 @@ class Relay:
         await self._settling.finish()
 
     def server(self) -> web.Server:
-        """The HTTP server of this relay; a client that leaves cancels its handler, so that the upstream is closed."""
-        return web.Server(
-            self.handle,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=HEADER_BYTES,
-            max_field_size=HEADER_BYTES,
-        )
+        """The HTTP server of this relay."""
+        return ClientServer(self.handle, self._parts.limits.head)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Relay one request."""
@@ -157,8 +164,8 @@ class Relay:
 
     async def _relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         parts = self._parts
-        if not request.raw_path.startswith("/"):
-            raise BadRequestError("The request target has to be a path.")
+        if reason := _objection(request):
+            raise BadRequestError(reason)
         admitted = self._admit(request, exchange)
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
@@ -269,22 +276,20 @@ class Relay:
             self._drains.start(drain(exchange, answering, exchange.caps))
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
-        limit = self._parts.max_request_bytes
+        limit = self._parts.limits.body_bytes
         if (request.content_length or 0) > limit:
             raise RequestTooLargeError.beyond(limit)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        chunks: list[bytes] = []
-        size = 0
         try:
-            while chunk := await request.content.readany():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise RequestTooLargeError.beyond(limit)
+            if request.content.is_eof():  # as nearly always: it came together with the head, and needs no timer
+                return await _whole(request.content, limit)
+            async with asyncio.timeout(self._parts.limits.body_timeout_s):
+                return await _whole(request.content, limit)
+        except TimeoutError as error:
+            raise RequestTimeoutError("The request's body did not come in time.") from error
         except HttpProcessingError as error:
             raise BadRequestError("The request's body is not framed as HTTP wants it.") from error
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _start(self, request: web.BaseRequest, exchange: Exchange, answer: Answer) -> PassedResponse:
         """Send the answer's head to the client, at once: DeepSeek's comes long before the first token.
@@ -319,9 +324,25 @@ class Relay:
         response.headers[EXCHANGE_HEADER] = exchange.exchange_id
         if error.retry_after_s:
             response.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
-        if isinstance(error, RequestTooLargeError):
-            response.force_close()  # the rest of the body is still on its way
+        if error.status in _NOT_READ_ON:
+            response.force_close()
         return response
+
+
+async def _whole(content: StreamReader, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise RequestTooLargeError.beyond(limit)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _objection(request: web.BaseRequest) -> str:
+    version = request.version[0], request.version[1]
+    return objection(version, request.method, request.raw_path, request.headers.get(hdrs.TRANSFER_ENCODING))
 
 
 def _presented(request: web.BaseRequest) -> Presented:

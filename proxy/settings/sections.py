@@ -43,6 +43,26 @@ class GatewaySettings(_Section, frozen=True):
     max_request_bytes: Annotated[Count, Meta(description="largest request body that is relayed; above it: 413")] = (
         64 * 1024 * 1024
     )
+    max_head_bytes: Annotated[
+        int,
+        Meta(ge=1024, description="largest head of a request, its first line and all headers together; above it: 431"),
+    ] = 64 * 1024
+    max_headers: Annotated[Count, Meta(description="most headers of a request; above it: 431")] = 128
+    head_timeout_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="longest time from the first byte of a request's head to its last; also how long a new connection may say nothing"
+        ),
+    ] = 30.0
+    body_timeout_seconds: Annotated[
+        Seconds, Meta(description="longest time from a request's head to the last byte of its body; above it: 408")
+    ] = 300.0
+    keepalive_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="how long a client's idle connection is kept; longer than the pool of anything before it, which else meets closed ones"
+        ),
+    ] = 3630.0
     shutdown_grace_seconds: Annotated[
         float, Meta(ge=0, description="how long open exchanges may finish after a stop was asked for")
     ] = 30.0
