@@ -31,6 +31,9 @@ class Sent(NamedTuple):
     body: bytes = b""
     content_encoding: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Sent {len(self.body)} bytes {self.content_encoding}>"
+
 
 class Estimator:
     """Works out what was not reported, for the exchanges of one upstream."""

@@ -7,7 +7,7 @@ logged, never stored, and shown by no `repr`. Both they and the number of calls 
 from io import SEEK_END, StringIO
 from typing import Final
 
-from proxy.metering.usage_report import UsageReport
+from proxy.metering.usage_report import UsageReport, literal_of
 from proxy.usage import Missing
 
 MAX_TEXT_CHARACTERS: Final = 2 * 1024 * 1024
@@ -149,4 +149,4 @@ class Reading:
     def take_fault(self, missing: Missing, spoilt: bytes = b"") -> None:
         """A usage was to be expected and could not be read."""
         self.fault = missing
-        self.spoilt = spoilt[:1024].decode("utf-8", "replace")
+        self.spoilt = literal_of(spoilt)

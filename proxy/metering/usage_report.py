@@ -6,6 +6,7 @@ Rule 2: absent is not zero. Without a prompt and a completion count there is no 
 Rule 3: a usage is one object. Where a dialect spreads it over a stream (Anthropic), its reader puts it together first.
 """
 
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +20,11 @@ MAX_TOKENS: Final = 10**12
 
 LITERAL_CHARACTERS: Final = 1024
 """Most that a record keeps of a report that broke a rule."""
+
+_STRING: Final = re.compile(r'"((?:[^"\\]|\\.)*+)("?)(\s*:)?', re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NUMBER: Final = re.compile(r"[0-9.eE+-]{0,32}")
+_TEXT: Final = '"…"'
 
 
 class Counts(msgspec.Struct):
@@ -159,6 +165,17 @@ def whole(value: Any) -> int | None:
     return value if value.__class__ is int and -MAX_TOKENS <= value <= MAX_TOKENS else None
 
 
+def literal_of(raw: bytes) -> str:
+    """A report that broke a rule, as a record keeps it: its names and numbers, and no text a host may have put among them."""
+    return _STRING.sub(_shown, raw[: 4 * LITERAL_CHARACTERS].decode("utf-8", "replace"))[:LITERAL_CHARACTERS]
+
+
+def _shown(found: re.Match[str]) -> str:
+    text, closed, colon = found.groups()
+    fits = (_NAME if colon else _NUMBER).fullmatch(text)
+    return found[0] if closed and fits else _TEXT + (colon or "")
+
+
 T = TypeVar("T")
 
 
@@ -203,7 +220,7 @@ def _report(
     said, read = (hit, miss, reasoning, total), (seen.hit, seen.miss, seen.reasoning, seen.total)
     if said.count(None) != read.count(None):
         violations += (Rule.UNREADABLE_FIELD,)
-    literal = raw.decode("utf-8", "replace")[:LITERAL_CHARACTERS] if violations else ""
+    literal = literal_of(raw) if violations else ""
     return UsageReport(_disjoint(seen), violations, literal, bool(seen.reasoning))
 
 
