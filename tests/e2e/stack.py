@@ -116,6 +116,7 @@ class Proxy(Process):
         toml: str = "",
         addresses: tuple[str, str] | None = None,
         hold_s: float = 0.0,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.api, self.console = addresses or (free_address(), free_address())
@@ -128,7 +129,7 @@ class Proxy(Process):
         if redis:
             arguments += ["--redis", redis]
         hold = {"METER_CONSOLE_NEW_SERIES_HOLD_SECONDS": str(hold_s)}
-        super().__init__(arguments, folder / "proxy.log", hold)
+        super().__init__(arguments, folder / "proxy.log", {**hold, **(environment or {})})
 
     def wait_ready(self) -> "Proxy":
         wait_until(lambda: self.is_ready() or self.child.poll() is not None, what="ready")
