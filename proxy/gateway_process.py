@@ -48,17 +48,18 @@ from proxy.gateway.recording import ExchangeFacts, Pricing, interrupted_record, 
 from proxy.gateway.relay import Relay, RelayParts, RequestLimits
 from proxy.gateway.upstream import Upstream
 from proxy.ledger.ledger import Ledger
+from proxy.ledger.places import IsNamed
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
 from proxy.logs import configure_logging
 from proxy.metering.calibration import Errors
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
-from proxy.pricing.budgets import Budget, budgets_of
+from proxy.pricing.budgets import budgets_of
 from proxy.pricing.tariff import dearest_prices
 from proxy.pricing.versions import expected, mismatch
 from proxy.settings import GatewaySettings, Settings, UpstreamSettings
-from proxy.upstreams import routes_of, routing_of, sellers_of
+from proxy.upstreams import naming, routes_of, routing_of, sellers_of
 from proxy.usage import METERED_APIS, BegunMark, TokenUsage, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
 
@@ -93,7 +94,8 @@ class GatewayWorker:
         self._store = open_store(settings, orders.redis_url)
         self._catalog = LiveCatalog(settings.pricing.catalog_file)
         self._budgets = budgets_of(settings)
-        self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing, self._budgets)
+        is_named = naming(settings, lambda: self._catalog.current)
+        self._ledger = _ledger(settings, self._store, self._life, lambda: self._pricing, is_named)
         self._routes, self._sellers = routes_of(settings), sellers_of(settings)
         self._overhead = _Overhead()
         self._counting = Counting(
@@ -332,9 +334,7 @@ def retention_of(settings: Settings) -> Retention:
     return Retention(kept.minute_rollups_kept_hours * HOUR_S, kept.hour_rollups_kept_days * DAY_S)
 
 
-def _ledger(
-    settings: Settings, store: Store, life: str, pricing: Callable[[], Pricing], budgets: tuple[Budget, ...]
-) -> Ledger:
+def _ledger(settings: Settings, store: Store, life: str, pricing: Callable[[], Pricing], is_named: IsNamed) -> Ledger:
     def recover_record(mark: BegunMark, end_s: float) -> UsageRecord:
         return interrupted_record(mark, end_s, pricing())
 
@@ -345,7 +345,8 @@ def _ledger(
         settings.journal,
         retention_of(settings),
         recover_record=recover_record,
-        budgets=budgets,
+        budgets=budgets_of(settings),
+        is_named=is_named,
     )
 
 

@@ -1,12 +1,13 @@
 """What the settings of the upstreams mean to others: which version a name is, whose prices hold, and where the keys lie."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from proxy.errors import SettingsError
 from proxy.gateway.hosts import Routing
 from proxy.gateway.keys import key_line
+from proxy.pricing.catalog import Catalog
 from proxy.pricing.tariff import Seller
 from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, NamedUpstreamSettings, Settings
@@ -30,6 +31,28 @@ def sellers_of(settings: Settings) -> dict[str, Seller]:
     """Whose prices hold for each upstream."""
     every = settings.all_upstreams().items()
     return {name: Seller(name, follows_deepseek=one.price_list == "deepseek") for name, one in every}
+
+
+def naming(settings: Settings, catalog: Callable[[], Catalog]) -> Callable[[str, str], bool]:
+    """Tells whether a name of a label (`app`, `model`, `version`) is one of the operator's or of the catalog in force.
+
+    In managed mode every app is that of a client key, which only the operator makes.
+    """
+    managed = settings.gateway.mode == "managed"
+    routes = routes_of(settings)
+    named = {
+        "app": set(settings.apps),
+        "model": {model for upstream in settings.upstreams for model in upstream.models},
+        "version": {*settings.versions, *(version for names in routes.values() for version in names.values())},
+    }
+
+    def is_named(label: str, name: str) -> bool:
+        if name in named[label] or (managed and label == "app"):
+            return True
+        current = catalog()
+        return name in {"model": current.aliases, "version": current.versions}.get(label, {})
+
+    return is_named
 
 
 class Keys(NamedTuple):

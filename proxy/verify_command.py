@@ -8,12 +8,14 @@ import msgspec
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from proxy.catalog_files import catalog_with
 from proxy.child import journals_dir
 from proxy.errors import MeterError
 from proxy.gateway_process import open_store, retention_of
 from proxy.installation import store_url
 from proxy.ledger.verify import Findings, JournalFinding, Refilled, refill, verify
 from proxy.settings import Settings
+from proxy.upstreams import naming
 
 LOOK_EVERY_S: Final = 0.5
 
@@ -42,8 +44,9 @@ def as_json(findings: Findings, refilled: list[Refilled]) -> bytes:
 
 async def _refill(settings: Settings, url: str) -> list[Refilled]:
     store = open_store(settings, url)
+    catalog = catalog_with(settings.pricing.catalog_file)
     try:
-        return await refill(store, journals_dir(settings), retention_of(settings))
+        return await refill(store, journals_dir(settings), retention_of(settings), naming(settings, lambda: catalog))
     finally:
         await store.close()
 

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from proxy.ledger.journal import (
     lock_abandoned,
     segments,
 )
+from proxy.ledger.places import GivesPlaces, IsNamed, Places, nobody
 from proxy.ledger.recovery import SUFFIX, Recover, recover
 from proxy.ledger.revisions import Revisions
 from proxy.ledger.shipper import BATCH_RECORDS, AppliesBatches, JournalShipper, StoreRefusesError
@@ -54,6 +55,10 @@ def _drop(segment: Path, *, damaged: bool) -> None:
         segment.unlink()
 
 
+class KeepsCounters(AppliesBatches, GivesPlaces, Protocol):
+    """What a ledger needs of a store."""
+
+
 class _Adopted:
     """A journal whose owner is gone, and the lock that makes it ours. `drained` once it was read to its end."""
 
@@ -69,7 +74,7 @@ class Ledger:
 
     def __init__(
         self,
-        store: AppliesBatches,
+        store: KeepsCounters,
         journals: Path,
         journal_id: str,
         settings: JournalSettings,
@@ -77,12 +82,14 @@ class Ledger:
         *,
         recover_record: Recover,
         budgets: Sequence[Budget] = (),
+        is_named: IsNamed = nobody,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         """Open a new journal.
 
         `recover_record` makes the record of an exchange that a dead worker had begun, `budgets` are those in which something
-        may be held. Raises OSError if the journal cannot be opened.
+        may be held, `is_named` tells the names that have a place of their own in the counters always. Raises OSError if the
+        journal cannot be opened.
         """
         self._store = store
         self._journals = journals
@@ -92,6 +99,7 @@ class Ledger:
         self._wall_s = wall_s
         self._writer = JournalWriter(journals, journal_id, settings.segment_bytes)
         self._revisions = Revisions(store)
+        self._places = Places(store, is_named)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
         self._budgets = tuple(budgets)
@@ -368,7 +376,12 @@ class Ledger:
 
     def _shipper_for(self, path: Path) -> JournalShipper:
         return JournalShipper(
-            JournalReader(path), self._store, self._retention, self._wall_s, revisions=self._revisions
+            JournalReader(path),
+            self._store,
+            self._retention,
+            self._wall_s,
+            revisions=self._revisions,
+            places=self._places,
         )
 
     def _note_store(self, *, answers: bool, error: Exception | None = None) -> None:

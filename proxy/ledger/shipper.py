@@ -22,6 +22,7 @@ import structlog
 from proxy.ledger.answers import Applied, Behind, Position, RefusedBatch, Result, Unsettled
 from proxy.ledger.budgets import StillOpen
 from proxy.ledger.journal import JournalDamagedError, JournalReader, segments
+from proxy.ledger.places import Places
 from proxy.ledger.revisions import Notes, Revisions, SettlesRevisions
 from proxy.ledger.tally import Batch, Retention, fold, quarantine, unreplayable
 from proxy.ledger.watermark import Applied as AppliedMark
@@ -77,9 +78,10 @@ class JournalShipper:
         wall_s: Callable[[], float] = time.time,
         *,
         revisions: Revisions | None = None,
+        places: Places | None = None,
         journal_id: str = "",
     ) -> None:
-        """`revisions` are those of the process, where it ships several journals.
+        """`revisions` and `places` are those of the process, where it ships several journals; without places every name has one.
 
         `journal_id`: the name in the store, where that is not the journal's own (then its watermark is not touched).
         """
@@ -87,6 +89,7 @@ class JournalShipper:
         self._store = store
         self._retention = retention
         self._revisions = revisions or Revisions(store)
+        self._places = places
         self._notes = Notes(reader.path)
         self._revisions.offer(self._notes)
         self._wall_s = wall_s
@@ -233,8 +236,9 @@ class JournalShipper:
         records = [entry.record for entry in good if entry.record is not None]
         texts = [entry.payload.decode() for entry in good]
         found = await self._revisions.settle(records, texts, self._notes)
+        counted = found.records if self._places is None else await self._places.fold(found.records)
         return fold(
-            self.journal_id, entries[0].number, found.records, self._retention, found.texts, relied_on=found.relied_on
+            self.journal_id, entries[0].number, counted, self._retention, found.texts, relied_on=found.relied_on
         )
 
 

@@ -37,6 +37,7 @@ from proxy.ledger.answers import (
     change_of,
 )
 from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
+from proxy.ledger.places import Asked
 from proxy.ledger.revisions import Offer, settlement
 from proxy.ledger.tally import BUDGETS, Batch, budget_hash
 from proxy.pricing.revisions import Place
@@ -62,9 +63,9 @@ class Store:
         self._sentinels = sentinels
         self._prefix = f"{{meter:{namespace}}}:"
         self._records_kept = str(records_kept)
-        self._apply, self._compare, self._snapshot, self._settle, self._reserve, self._hold = (
+        self._apply, self._compare, self._snapshot, self._settle, self._places, self._reserve, self._hold = (
             client.register_script(_script(name))
-            for name in ("apply", "compare", "snapshot", "settle", "reserve", "hold")
+            for name in ("apply", "compare", "snapshot", "settle", "places", "reserve", "hold")
         )
         self._clock = client.register_script(_TIME)
 
@@ -165,6 +166,12 @@ class Store:
         async with _translated():
             again, back = await self._hold(keys=[self.key(holds_hash(journal_id))], args=[self.key(BUDGETS), said])
         return int(again), int(back)
+
+    async def places(self, label: str, asked: Asked) -> Sequence[int]:
+        """1 for each name that has a place among the values of a label, else 0; see `places.lua`."""
+        async with _translated():
+            found = await self._places(keys=[self.key(f"places:{label}")], args=[msgspec.json.encode(asked)])
+        return [int(one) for one in found]
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal of which `highest` was the last number ever applied, in `epoch`.

@@ -17,6 +17,7 @@ import msgspec
 from proxy.ledger.answers import Books
 from proxy.ledger.families import parse_field
 from proxy.ledger.journal import JournalDamagedError, JournalReader, journals_in, segments
+from proxy.ledger.places import IsNamed, Places, nobody
 from proxy.ledger.shipper import JournalShipper
 from proxy.ledger.store import Store
 from proxy.ledger.tally import Retention
@@ -106,8 +107,9 @@ def written_numbers(journals: Path) -> dict[str, int]:
     return {path.name: max(_last_number(path)[0], Watermark(path).read().number) for path in journals_in(journals)}
 
 
-async def refill(store: Store, journals: Path, retention: Retention) -> list[Refilled]:
+async def refill(store: Store, journals: Path, retention: Retention, is_named: IsNamed = nobody) -> list[Refilled]:
     """Send again what a wiped store had and the journals still hold, once, however often this is called."""
+    places = Places(store, is_named)
     bases = (await store.books([])).bases
     done = []
     for path in journals_in(journals):
@@ -117,7 +119,7 @@ async def refill(store: Store, journals: Path, retention: Retention) -> list[Ref
             continue
         name = path.name + REFILL
         await store.begin_behind(name, first - 1)
-        shipper = JournalShipper(reader, store, retention, journal_id=name)
+        shipper = JournalShipper(reader, store, retention, places=places, journal_id=name)
         try:
             await shipper.ship(last)
         finally:
