@@ -32,6 +32,7 @@ from proxy.settings import Settings, load_settings, setting_rows, split_address,
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
 from proxy.simulator.server import serve as serve_simulator
 from proxy.supervisor import Child, Supervisor
+from proxy.tls import check_tls, scheme
 from proxy.upstreams import keys_of
 
 
@@ -142,6 +143,7 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
     upstream_keys, catalog = keys_of(settings, os.environ), catalog_with(settings.pricing.catalog_file)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
+    check_tls(settings)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
     now = datetime.now(UTC)
     found += (
@@ -183,6 +185,7 @@ def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[C
     configure_logging(settings.log)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
+    check_tls(settings)
     catalog_with(settings.pricing.catalog_file)
     for name in unknown_variables(os.environ):
         click.echo(f"deepseek-meter: {name} in the environment is no setting; it is not used", err=True)
@@ -200,8 +203,9 @@ async def _check_store(settings: Settings, url: str) -> list[str]:
 
 
 def _announce(settings: Settings) -> None:
-    click.echo(f"API      http://{settings.gateway.listen}  -> {settings.upstream.url}")
-    click.echo(f"console  http://{settings.console.listen}/metrics")
+    gateway, console = settings.gateway, settings.console
+    click.echo(f"API      {scheme(gateway.tls_certificate_file)}://{gateway.listen}  -> {settings.upstream.url}")
+    click.echo(f"console  {scheme(console.tls_certificate_file)}://{console.listen}/metrics")
 
 
 def _announce_demo(settings: Settings, simulator: str) -> None:

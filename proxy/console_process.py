@@ -22,6 +22,7 @@ from proxy.console.balance import fetcher
 from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
 from proxy.logs import configure_logging
+from proxy.tls import server_tls
 from proxy.upstreams import routes_of, sellers_of
 
 MAX_REPORT_BYTES = 64 * 1024
@@ -54,7 +55,9 @@ async def _run(orders: ConsoleOrders) -> None:
     watching = asyncio.create_task(console.balance.run()) if console.balance else None
     runner = web.AppRunner(console.app(), access_log=None)
     await runner.setup()
-    await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0).start()
+    own = orders.settings.console
+    tls = server_tls(own.tls_certificate_file, own.tls_key_file, "console")
+    await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0, ssl_context=tls).start()
     await stopped.wait()
     looking.cancel()
     if watching is not None:

@@ -59,6 +59,7 @@ from proxy.pricing.budgets import budgets_of
 from proxy.pricing.tariff import dearest_prices
 from proxy.pricing.versions import expected, mismatch
 from proxy.settings import GatewaySettings, Settings, UpstreamSettings
+from proxy.tls import server_tls
 from proxy.upstreams import naming, routes_of, routing_of, sellers_of
 from proxy.usage import METERED_APIS, BegunMark, TokenUsage, UsageRecord
 from proxy.vocabulary_files import load_tokenizer
@@ -140,12 +141,14 @@ class GatewayWorker:
         server = self._relay.server()
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.SockSite(runner, socket.socket(fileno=self._orders.listen_fd))
+        gateway = self._orders.settings.gateway
+        tls = server_tls(gateway.tls_certificate_file, gateway.tls_key_file, "gateway")
+        site = web.SockSite(runner, socket.socket(fileno=self._orders.listen_fd), ssl_context=tls)
         await site.start()
         in_good_order = await self._stop
         await site.stop()
         server.pre_shutdown()  # idle connections close, busy ones close behind their answer
-        grace_s = self._orders.settings.gateway.shutdown_grace_seconds if in_good_order else ORPHAN_GRACE_S
+        grace_s = gateway.shutdown_grace_seconds if in_good_order else ORPHAN_GRACE_S
         await self._wait_for_exchanges(grace_s)
         self._relay.stopping = True
         await runner.cleanup()

@@ -14,7 +14,7 @@ COMPOSITION = {
     "price_command", "verify_command", "vocabulary_files", "upstreams", "installation", "check_command",
     "report_cli", "report_command", "report_table",
     "client_keys", "command_options", "hash_secret", "keys_check", "keys_cli", "keys_command",
-    "logs",
+    "logs", "tls",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),
@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "metering": FACTS,
     "pricing": FACTS,
     "ledger": FACTS | {"pricing"},
-    "gateway": FACTS | {"metering", "pricing", "ledger"},
+    "gateway": FACTS | {"metering", "pricing", "ledger", "tls"},
     "reports": FACTS | {"pricing", "ledger"},
-    "console": FACTS | {"pricing", "ledger", "child", "reports"},
+    "console": FACTS | {"pricing", "ledger", "child", "reports", "tls"},
     "simulator": {"usage", "errors"},
     "child": FACTS | {"logs"},
     "catalog_files": FACTS | {"pricing"},

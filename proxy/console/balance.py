@@ -5,7 +5,6 @@ The only request the console makes to the outside: `GET /user/balance` of `[upst
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -23,6 +22,7 @@ from proxy.ledger.answers import Snapshot
 from proxy.ledger.families import NANO, parse_field
 from proxy.pricing.tariff import decimal
 from proxy.settings import DEFAULT_UPSTREAM, BalanceSettings, UpstreamSettings
+from proxy.tls import client_tls
 
 ANSWER_S: Final = 30.0
 STALE_AFTER_POLLS: Final = 3
@@ -191,7 +191,7 @@ def fetcher(upstream: UpstreamSettings, key: str) -> Callable[[], Awaitable[Part
     """Asks the upstream's own host for the balance of the account that a key belongs to."""
 
     async def fetch() -> Parts:
-        tls = ssl.create_default_context(cafile=upstream.ca_file or None)
+        tls = client_tls(upstream.ca_file)
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
         url = f"{upstream.url.rstrip('/')}/user/balance"
         headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}

@@ -28,6 +28,7 @@ from proxy.gateway.framing import LAST_CHUNK, LineBreakError, chunk, request_hea
 from proxy.gateway.headers import Credential, Passing, RawHeaders
 from proxy.gateway.limits import ClientSide, Limits, Watch
 from proxy.settings import UpstreamSettings
+from proxy.tls import client_tls
 
 STALE_WITHIN_S: Final = 1.0
 """A pooled connection that the upstream had closed fails within a round trip. One lost later may have done work."""
@@ -144,7 +145,7 @@ class Upstream:
     """A pool of connections to one host."""
 
     def __init__(self, settings: UpstreamSettings, credential: Credential) -> None:
-        """Needs a running event loop. Raises OSError/ssl.SSLError for a CA file that cannot be read."""
+        """Needs a running event loop. Raises SettingsError for a CA file that cannot be used."""
         self._loop = asyncio.get_running_loop()
         self._passing = Passing(credentials=credential.is_the_clients)
         self._credential = credential.line
@@ -157,7 +158,7 @@ class Upstream:
             "GET", base, loop=self._loop
         )  # where to connect to, as the pool wants to be asked
         self._made_anew: ContextVar[bool] = ContextVar("made_anew", default=False)
-        tls = ssl.create_default_context(cafile=settings.ca_file or None)
+        tls = client_tls(settings.ca_file)
         self._pooled = _Connector(self._made_anew, tls=tls, keepalive_timeout=settings.keepalive_seconds)
         self._fresh = aiohttp.TCPConnector(limit=0, ssl=tls, force_close=True)
 
@@ -286,6 +287,10 @@ def _before_head(error: Exception) -> RelayError:
     """What the client is told when no answer came. Hosts and addresses stay out of it."""
     if isinstance(error, TimeoutError):
         return UpstreamTimeoutError("The upstream did not answer in time.")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return UpstreamUnreachableError(
+            "The upstream's certificate is not one this proxy trusts; see [upstream] ca_file."
+        )
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return UpstreamUnreachableError("The TLS handshake with the upstream failed.")
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -39,6 +39,10 @@ class GatewaySettings(_Section, frozen=True):
     """The API port: what applications point `base_url` at."""
 
     listen: Annotated[str, Meta(description="address of the API port")] = "127.0.0.1:8400"
+    tls_certificate_file: Annotated[
+        str, Meta(description="certificate chain (PEM) of this port, read at the start; empty: plain HTTP")
+    ] = ""
+    tls_key_file: Annotated[str, Meta(description="private key (PEM, without a password) of that certificate")] = ""
     workers: Annotated[int, Meta(ge=1, le=128, description="gateway processes that share the API port")] = 1
     max_request_bytes: Annotated[Count, Meta(description="largest request body that is relayed; above it: 413")] = (
         64 * 1024 * 1024
@@ -174,6 +178,10 @@ class ConsoleSettings(_Section, frozen=True):
     """The console port: metrics and health."""
 
     listen: Annotated[str, Meta(description="address of the console port")] = "127.0.0.1:8401"
+    tls_certificate_file: Annotated[
+        str, Meta(description="certificate chain (PEM) of this port, read at the start; empty: plain HTTP")
+    ] = ""
+    tls_key_file: Annotated[str, Meta(description="private key (PEM, without a password) of that certificate")] = ""
     token_file: Annotated[
         str, Meta(description="file with the bearer token of /metrics; needed to listen beyond loopback")
     ] = ""
