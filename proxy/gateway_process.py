@@ -39,7 +39,8 @@ from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
 from proxy.gateway.entry import Entry, OpenEntry
 from proxy.gateway.estimating import Estimator
-from proxy.gateway.exchange import Clock
+from proxy.gateway.exchange import Clock, KeepsRecords
+from proxy.gateway.exchange_log import LoggedExchanges
 from proxy.gateway.headers import Credential
 from proxy.gateway.hosts import Host, Hosts
 from proxy.gateway.keys import key_line
@@ -51,7 +52,7 @@ from proxy.ledger.ledger import Ledger
 from proxy.ledger.places import IsNamed
 from proxy.ledger.store import Store, connect
 from proxy.ledger.tally import DAY_S, HOUR_S, Retention
-from proxy.logs import configure_logging
+from proxy.logs import configure_logging, quick_line, room_in_the_log
 from proxy.metering.calibration import Errors
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
@@ -206,7 +207,7 @@ class GatewayWorker:
         settings = self._orders.settings
         return RelayParts(
             hosts=self._hosts,
-            keeper=self._ledger,
+            keeper=self._keeper(),
             make_record=self._make_record,
             admission=self._new_admission(),
             entry=self._entry(),
@@ -260,6 +261,12 @@ class GatewayWorker:
         if self._keys is not None:
             return self._keys.entry
         return OpenEntry(self._orders.hash_secret, self._orders.settings.apps_by_key())
+
+    def _keeper(self) -> KeepsRecords:
+        """The ledger; with a line in the log for each record where that is asked for."""
+        if not self._orders.settings.log.exchanges or self._orders.settings.log.level not in ("debug", "info"):
+            return self._ledger
+        return LoggedExchanges(self._ledger, quick_line(self._orders.settings.log), room_in_the_log())
 
     def _new_hosts(self) -> Hosts:
         settings = self._orders.settings

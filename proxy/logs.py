@@ -6,13 +6,17 @@ the system's own. Of a library's line its words are written, without what it put
 """
 
 import logging
+import os
 import re
+import select
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from proxy.errors import MeterError, RelayError
@@ -39,6 +43,32 @@ def configure_logging(settings: LogSettings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+
+
+def quick_line(settings: LogSettings) -> Callable[..., None]:
+    """Writes a fact of level `info`, JSON or beginning as a readable line does, in a quarter of the time: one is said per exchange.
+
+    Of plain values alone: no exception, nothing that needs to be shown in another way than JSON has it.
+    """
+    as_json, encode = settings.format == "json", msgspec.json.encode
+    stream = sys.stderr.fileno()
+
+    def say(event: str, **facts: Any) -> None:
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        if as_json:
+            line = encode({**facts, "event": event, "level": "info", "timestamp": at})
+        else:
+            line = f"{at} [info     ] {event:<30} ".encode() + encode(facts)
+        os.write(stream, line + b"\n")
+
+    return say
+
+
+def room_in_the_log() -> Callable[[], bool]:
+    """Tells whether a line can be written to standard error without waiting: a pipe that nobody reads off is full one day."""
+    looking = select.poll()
+    looking.register(sys.stderr.fileno(), select.POLLOUT)
+    return lambda: bool(looking.poll(0))
 
 
 def log_what_ends_us() -> None:

@@ -318,6 +318,12 @@ class LogSettings(_Section, frozen=True):
         Literal["debug", "info", "warning", "error"], Meta(description="least severity that is written")
     ] = "info"
     format: Annotated[Literal["json", "text"], Meta(description="`json`: one object a line; `text`: readable")] = "text"
+    exchanges: Annotated[
+        bool,
+        Meta(
+            description="one line per exchange at `info`: id, app, version, tokens, cost, outcome, duration; no content"
+        ),
+    ] = True
 
 
 class FixedCostSettings(_Section, frozen=True):
