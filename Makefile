@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test e2e check bench accuracy fuzz chaos outage overshoot dashboards lock clean
+.PHONY: help serve demo test e2e check bench accuracy fuzz chaos outage overshoot dashboards sbom audit lock clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -50,6 +50,12 @@ overshoot: .venv/.dev  ## how far a budget is passed by clients that ask all at 
 
 dashboards: .venv/.dev  ## write the dashboards anew from their code
 	$(BIN)/python dashboards/build.py
+
+sbom: .venv/.run  ## bill of materials of what runs, CycloneDX 1.6 (ARGS="bom.json")
+	@$(BIN)/python deploy/sbom.py $(or $(ARGS),sbom.cdx.json)
+
+audit:  ## known vulnerabilities of what is pinned; says so where nobody can be asked (needs pip-audit)
+	@deploy/audit.sh $(ARGS)
 
 lock: .venv/.dev  ## pin the dependencies anew, with hashes (needs the network, and uv)
 	uv pip compile -q pyproject.toml --extra build --generate-hashes --no-emit-index-url --no-annotate --no-header --universal --python-version 3.11 --upgrade -o requirements.txt
