@@ -1,12 +1,15 @@
 """Every kind of Redis an operator may have: a cluster, one that sentinels watch over, TLS, a user with a password."""
 
 import asyncio
+import contextlib
+import re
 import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from ledger.given import added, record, totals_of
@@ -14,8 +17,10 @@ from ledger.given import added, record, totals_of
 from proxy.errors import StoreUnavailableError
 from proxy.ledger import embedded
 from proxy.ledger.answers import Applied
+from proxy.ledger.places import Places
+from proxy.ledger.revisions import Revisions
 from proxy.ledger.store import connect
-from proxy.ledger.tally import Retention, fold
+from proxy.ledger.tally import Retention, fold, quarantine, unreplayable
 
 
 def free_port():
@@ -28,7 +33,7 @@ def free_port():
             return port
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(folder, port, *options, program=()):
     """A redis-server with these options, ended at the end."""
     folder.mkdir(exist_ok=True)
@@ -119,6 +124,80 @@ def test_a_user_with_few_rights(tmp_path):
         )  # fmt: skip
 
         assert used(f"redis://meter:pass-word@127.0.0.1:{port}/0") == EXPECTED
+
+
+def acl_of_the_docs(namespace):
+    """The example of SECURITY.md as arguments of ACL SETUSER, for a namespace of the test's."""
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text("utf-8")
+    (line,) = re.findall(r"```redis-acl\n(.*?)\n```", page, re.DOTALL)
+    _, *words = line.replace("{meter:default}", f"{{meter:{namespace}}}").replace("PASSWORD", "pass-word").split()
+    return words
+
+
+def test_the_user_of_the_docs_can_do_what_is_needed_and_nothing_else(tmp_path):
+    """Everything the proxy asks of a store, revisions and places too; no other namespace, no CONFIG, no FLUSHALL, no KEYS."""
+    port = free_port()
+    with serving(tmp_path / "docs", port, "--save", ""), redis.Redis(port=port) as client:
+        answering(client).execute_command("ACL", "SETUSER", *acl_of_the_docs("n"))
+        client.set("{meter:other}:totals", "theirs")
+        url = f"redis://meter:pass-word@127.0.0.1:{port}/0"
+
+        assert used(url) == EXPECTED
+        everything_else(url)
+        assert refusals(client) <= {"config|get", "config", "client|setinfo"}  # asked for, and done without
+        with redis.Redis(port=port, username="meter", password="pass-word") as limited:
+            for command in (["FLUSHALL"], ["CONFIG", "GET", "save"], ["KEYS", "*"], ["GET", "{meter:other}:totals"],
+                            ["SET", "x", "1"], ["ACL", "LIST"], ["REPLICAOF", "NO", "ONE"], ["DEL", "{meter:n}:totals"]):  # fmt: skip
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    limited.execute_command(*command)
+
+
+def refusals(client):
+    """The commands that were refused."""
+    return {entry["object"] for entry in client.acl_log()}
+
+
+def test_the_user_of_the_docs_has_no_right_too_many(tmp_path):
+    """Without any one of them something fails; `select` is for those who use another database."""
+    port = free_port()
+    words = acl_of_the_docs("n")
+    idle = []
+    with serving(tmp_path / "each", port, "--save", ""), redis.Redis(port=port) as client:
+        answering(client)
+        for right in [word for word in words if word.startswith("+")]:
+            client.flushall()
+            client.script_flush()
+            client.acl_deluser("meter")
+            client.execute_command("ACL", "SETUSER", *(word for word in words if word != right))
+            with contextlib.suppress(StoreUnavailableError, AssertionError):
+                url = f"redis://meter:pass-word@127.0.0.1:{port}/0"
+                if used(url) == EXPECTED and everything_else(url) is None:
+                    idle.append(right)
+
+    assert idle == ["+select"]
+
+
+def everything_else(url):
+    """What `used` leaves out: revisions, places, changes, quarantine, what is lost, a journal that begins behind."""
+
+    async def work():
+        store = connect(url, "n", 2)
+        try:
+            epoch = await store.prepare()
+            revisions, places = Revisions(store), Places(store)
+            for number, print_ in enumerate(("a" * 32, "b" * 32), start=3):
+                one = record(number, fingerprint=print_)
+                await revisions.settle([one], [msgspec.json.encode(one).decode()], None)
+                await places.fold([one])
+            await store.changes()
+            await store.begin_behind("behind", 3)
+            assert await store.apply(quarantine("q", 1, b"{"), epoch) == Applied(1)
+            assert await store.apply(unreplayable("u", 1, 4), epoch) == Applied(4)
+            assert await store.apply(fold("j", 3, [record(n) for n in range(3, 9)], Retention()), epoch) == Applied(8)
+        finally:
+            await store.close()
+
+    asyncio.run(work())
 
 
 def test_tls(tmp_path):
