@@ -1,8 +1,8 @@
 """The relay: a request in, the upstream's answer out, chunk by chunk and unchanged; one record written on the way.
 
-With `upstream`, `responding` and `connection` the only places of the data path that know the HTTP library; what is decided, is
-decided on plain values in `headers`, `entry`, `admission`, `exchange` and `recording`. The order that matters: a chunk is looked at, then passed on; at the end
-of an exchange the record is written before the client can see that end.
+With `upstream`, `responding` and `connection` the only places of the data path that know the HTTP library; what is decided,
+is decided on plain values in `headers`, `entry`, `admission`, `exchange` and `recording`. The order that matters: a chunk is
+looked at, then passed on; at the end of an exchange the record is written before the client can see that end.
 """
 
 import asyncio

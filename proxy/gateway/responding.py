@@ -1,6 +1,6 @@
 """The answer on its way to the client: the head and each chunk as they came, the record before their end.
 
-Beside `relay` and `upstream` the third place of the data path that knows the HTTP library: of the server's side it takes the
+Beside `relay`, `upstream` and `connection` a place of the data path that knows the HTTP library: of the server's side it takes the
 connection to write to. What an answer looks like on the wire is decided in `framing`.
 """
 

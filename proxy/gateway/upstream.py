@@ -1,6 +1,6 @@
 """The upstream's side of an exchange: send a request literally, give back the answer's head and its chunks as they come.
 
-One of the two places of the data path that know the HTTP library, of which it takes the pool of connections and the
+One of the places of the data path that know the HTTP library, of which it takes the pool of connections and the
 parser. What a session of that library adds (default headers, cookies, redirects, proxies, a timer and a task for each
 request) is what a relay must not do, so there is none. The library's exceptions become ours here: before the head
 (`RelayError`, an answer the client gets) and inside the body (`UpstreamBrokeError`).

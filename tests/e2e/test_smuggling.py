@@ -160,6 +160,34 @@ def test_what_is_behind_a_body_is_the_next_request(stage):
     assert asyncio.run(run()) == [b"POST /chat/completions HTTP/1.1", b"GET /models HTTP/1.1"]
 
 
+def test_two_requests_cut_anywhere_are_two_requests(stage):
+    """However the bytes arrive: what is counted as a head, and what as a body, does not depend on it."""
+    proxy, address = stage
+    both = POST + b"Content-Length: 2\r\n\r\n{}" + CHUNKED + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"
+
+    async def cut_at(place: int) -> list[int]:
+        client = await Client(proxy.api).open()
+        await client.send(both[:place])
+        await asyncio.sleep(0.005)
+        await client.send(both[place:])
+        statuses = []
+        for _ in range(2):
+            statuses.append((await client.head()).status)
+            await client.body()
+        await client.close()
+        return statuses
+
+    async def run():
+        async with upstream(answering, address) as state:
+            seen = [await cut_at(place) for place in range(1, len(both))]
+            return seen, [heard.body for heard in state.heard]
+
+    seen, bodies = asyncio.run(run())
+
+    assert seen == [[200, 200]] * (len(both) - 1)
+    assert bodies == [b"{}"] * 2 * (len(both) - 1)
+
+
 def test_garbage_behind_a_good_request_does_not_spoil_it(stage):
     """The good one is answered, then the connection gets its 400."""
     proxy, address = stage

@@ -176,7 +176,8 @@ class Client:
     async def _read_length(self, on_bytes: Callable[[int], None]) -> None:
         wanted = int((self.seen.values(b"content-length") or [b"-1"])[0])
         while wanted < 0 or len(self.seen.body) < wanted:
-            piece = await asyncio.wait_for(self._reader.read(65536), PATIENCE_S)
+            most = 65536 if wanted < 0 else wanted - len(self.seen.body)  # what is behind is the next response
+            piece = await asyncio.wait_for(self._reader.read(most), PATIENCE_S)
             if not piece:
                 self.seen.ended = wanted < 0
                 return
