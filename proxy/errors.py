@@ -33,6 +33,10 @@ class StoreUnavailableError(MeterError):
     """Redis does not answer, refuses us, or is not one we can use."""
 
 
+class AuditUnwritableError(MeterError):
+    """A change that could not be noted in the audit trail. Says which, and why."""
+
+
 class RelayError(Exception):
     """An exchange the proxy has to answer by itself.
 

@@ -36,6 +36,7 @@ from proxy.ledger.answers import (
     Want,
     change_of,
 )
+from proxy.ledger.audit_stream import AuditStream
 from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
 from proxy.ledger.places import Asked
 from proxy.ledger.revisions import Offer, settlement
@@ -68,6 +69,7 @@ class Store:
             for name in ("apply", "compare", "snapshot", "settle", "places", "reserve", "hold")
         )
         self._clock = client.register_script(_TIME)
+        self.audit = AuditStream(client, client.register_script(_script("audit")), self._prefix, _translated)
 
     def __repr__(self) -> str:
         return f"<Store {self._prefix}>"
