@@ -31,8 +31,12 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of `meter.toml`. Unknown keys are errors, because a misspelt limit is no limit."""
 
     def __repr__(self) -> str:
-        shown = (f"{name}={_without_secret(name, getattr(self, name))}" for name in self.__struct_fields__)
+        shown = (f"{name}={text}" for name, text in self.shown().items())
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def shown(self) -> dict[str, str]:
+        """Each setting as it may be shown: secrets and the credentials of URLs are left out."""
+        return {name: _without_secret(name, getattr(self, name)) for name in self.__struct_fields__}
 
 
 class GatewaySettings(_Section, frozen=True):
