@@ -54,6 +54,8 @@ class ConsoleOrders(msgspec.Struct, frozen=True):
     balance_key: str = ""
     account: str = ""
     """A keyed hash of the key and its host: another account's balance is not to be compared with this one's."""
+    audit_key: bytes = b""
+    """For the MACs of the audit trail; made of the hash secret, which the console does not get."""
 
     def __repr__(self) -> str:
         return f"<ConsoleOrders store={without_credentials(self.redis_url)}>"

@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import time
+from pathlib import Path
 
 import msgspec
 import uvloop
 from aiohttp import web
 
+from proxy.audit_trail import ConsoleTrail
 from proxy.catalog_files import LOOK_EVERY_S, LiveCatalog
 from proxy.child import (
     ConsoleOrders,
@@ -21,6 +23,9 @@ from proxy.console.app import Console, Upstreams
 from proxy.console.balance import fetcher
 from proxy.console.workers import Workers
 from proxy.gateway_process import open_store
+from proxy.ledger.audit_file import Audit, AuditFile
+from proxy.ledger.audit_stream import AuditShipper
+from proxy.ledger.store import Store
 from proxy.logs import configure_logging
 from proxy.tls import server_tls
 from proxy.upstreams import routes_of, sellers_of
@@ -52,6 +57,8 @@ async def _run(orders: ConsoleOrders) -> None:
         fetch_balance=fetch,
         account=orders.account,
     )
+    trail = _trail(orders, store, catalog)
+    auditing = asyncio.create_task(trail.run(stopped))
     watching = asyncio.create_task(console.balance.run()) if console.balance else None
     runner = web.AppRunner(console.app(), access_log=None)
     await runner.setup()
@@ -60,12 +67,19 @@ async def _run(orders: ConsoleOrders) -> None:
     await web.SockSite(runner, socket.socket(fileno=orders.listen_fd), shutdown_timeout=1.0, ssl_context=tls).start()
     await stopped.wait()
     looking.cancel()
+    await auditing
     if watching is not None:
         watching.cancel()
     loop.remove_reader(channel.fileno())
     channel.close()
     await runner.cleanup()
     await store.close()
+
+
+def _trail(orders: ConsoleOrders, store: Store, catalog: LiveCatalog) -> ConsoleTrail:
+    file = AuditFile(Path(orders.settings.store.data_dir), orders.audit_key)
+    shipper = AuditShipper(file, store.audit)
+    return ConsoleTrail(Audit(file, "console"), shipper, lambda: catalog.current, store.changes)
 
 
 async def _look_at(catalog: LiveCatalog) -> None:

@@ -4,11 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from proxy.audit_trail import operator
 from proxy.child import journals_dir
-from proxy.errors import DataDirInUseError
+from proxy.errors import DataDirInUseError, MeterError
+from proxy.hash_secret import hash_secret, locked_data_dir
 from proxy.ledger import embedded
+from proxy.ledger.audit import audit_key
+from proxy.ledger.audit_file import Audit, AuditFile
 from proxy.settings import Settings
-from proxy.supervisor import locked_data_dir
 
 
 @contextlib.contextmanager
@@ -27,3 +30,18 @@ def store_url(settings: Settings) -> Iterator[str]:
         started = embedded.start(data_dir, embedded.find_server())
         stack.callback(started.stop)
         yield started.url
+
+
+def audit_of(settings: Settings, command: str) -> Audit:
+    """What a command notes with, in the name of who runs it: `audit_of(settings, "keys revoke").note(action, subject)`.
+
+    It may be used beside a running service, whose console carries the entry to Redis. Raises MeterError where the data dir
+    cannot be used.
+    """
+    data_dir = Path(settings.store.data_dir)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = audit_key(hash_secret(settings))
+    except OSError as error:
+        raise MeterError(f"[store] data_dir {data_dir}: {error.strerror or error}") from error
+    return Audit(AuditFile(data_dir, key), f"{operator()}: {command}")

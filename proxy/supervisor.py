@@ -21,11 +21,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from proxy.audit_trail import ServiceTrail, service_trail
 from proxy.child import ConsoleOrders, GatewayOrders, journals_dir, without_secrets, write_orders
 from proxy.errors import DataDirInUseError, MeterError, SettingsError, StoreUnavailableError
 from proxy.gateway.keys import keyed_hash
 from proxy.hash_secret import hash_secret
 from proxy.ledger import embedded
+from proxy.ledger.audit import audit_key
 from proxy.ledger.journal import journals_in
 from proxy.settings import Settings, is_loopback, split_address
 from proxy.upstreams import Keys, keys_of, missing_keys
@@ -128,6 +130,7 @@ class Supervisor:
         self._api: socket.socket | None = None
         self._stop_asked = False
         self._keys = Keys({})
+        self._trail: ServiceTrail | None = None
 
     def run(self, announce: Callable[[], None]) -> None:
         """Start everything, call `announce`, and keep it running. Raises MeterError for what the operator has to mend."""
@@ -145,8 +148,11 @@ class Supervisor:
             for end in reports:
                 stack.enter_context(end)
             self._handle_signals(stack)
+            self._trail = service_trail(self._data_dir, audit_key(hash_secret(self._settings)))
+            stack.callback(self._trail.ended)
             try:
                 redis_url = self._start_store()
+                self._trail.started(self._settings)
                 self._start_children(api, console, reports, redis_url)
                 announce()
                 self._watch()
@@ -188,7 +194,9 @@ class Supervisor:
         settings, secret = self._settings, hash_secret(self._settings)
         reading, writing = (end.fileno() for end in reports)
         account = keyed_hash(f"{settings.upstream.url} {self._keys.balance}", secret)
-        orders = ConsoleOrders(settings, redis_url, console.fileno(), reading, self._keys.balance, account)
+        orders = ConsoleOrders(
+            settings, redis_url, console.fileno(), reading, self._keys.balance, account, audit_key(secret)
+        )
         self._children.append(Child("console", "proxy.console_process", orders, (console.fileno(), reading)))
         for slot in range(settings.gateway.workers):
             worker = GatewayOrders(settings, slot, redis_url, secret, api.fileno(), writing, self._keys.upstreams)
@@ -221,6 +229,8 @@ class Supervisor:
         """
         if self._api is not None:
             self._api.close()
+        if self._trail is not None:
+            self._trail.stopped()
         workers, others = self._children[1:], self._children[:1]
         deadline = time.monotonic() + self._settings.gateway.shutdown_grace_seconds + KILL_AFTER_S
         for group in (self._companions, workers, others):

@@ -15,6 +15,7 @@ COMPOSITION = {
     "report_cli", "report_command", "report_table",
     "client_keys", "command_options", "hash_secret", "keys_check", "keys_cli", "keys_command",
     "logs", "tls",
+    "audit_command", "audit_facts", "audit_trail",
 }  # fmt: skip
 MAY_IMPORT = {
     "usage": set(),
@@ -36,7 +37,7 @@ OWNERS = {
     "chinese_calendar": {"pricing.calendar"},
     "tiktoken": {"metering.tokenizer"},
     "click": {"cli", "command_options", "keys_cli", "report_cli"},
-    "rich": {"command_options", "report_table", "verify_command"},
+    "rich": {"audit_command", "command_options", "report_table", "verify_command"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {
         "gateway.connection",
