@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from proxy import verify_command
+from proxy import audit_command, verify_command
 from proxy.catalog_files import catalog_with
 from proxy.check_command import settings_to_look_at, store_lines, to_look_at
 from proxy.child import keep_secrets_in
@@ -161,15 +161,40 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
 @click.option("--redis", help="Redis URL.  [default: the embedded one of the data dir]")
 @click.option("--data-dir", help="Data dir of the installation.  [default: meter-data]")
 @click.option("--refill", is_flag=True, help="After a wiped Redis: send again what the journals still hold.")
+@click.option("--audit", is_flag=True, help="Prove the audit trail instead: unbroken, and the same here and in Redis.")
+@click.option(
+    "--heads", multiple=True, metavar="FILE", help="With --audit: a log with audit_head lines; - reads stdin."
+)
 @click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @guarded
 def verify(
-    *, config: str | None, redis: str | None, data_dir: str | None, refill: bool, wait: float, output: str
+    *,
+    config: str | None,
+    redis: str | None,
+    data_dir: str | None,
+    refill: bool,
+    audit: bool,
+    heads: tuple[str, ...],
+    wait: float,
+    output: str,
 ) -> None:
-    """Compare journals with Redis: what is missing, double or pending."""
+    """Compare journals with Redis: what is missing, double or pending; or prove the audit trail."""
+    if heads and not audit:
+        raise click.UsageError("--heads belongs to --audit")
+    if refill and audit:
+        raise click.UsageError("--refill and --audit are two commands")
     settings = settings_of(config, {("store", "redis_url"): redis, ("store", "data_dir"): data_dir})
+    if audit:
+        proof = audit_command.prove(settings, heads, wait)
+        if output == "json":
+            click.echo(audit_command.as_json(proof))
+        else:
+            audit_command.show(proof, heads_given=bool(heads))
+        sys.exit(0 if proof.fine else 1)
     findings, refilled = verify_command.compare(settings, refilling=refill, wait_s=wait)
+    if refill:
+        audit_command.note_refill(settings, refilled)
     if output == "json":
         click.echo(verify_command.as_json(findings, refilled))
     else:

@@ -7,11 +7,12 @@ from pathlib import Path
 from proxy.audit_trail import operator
 from proxy.child import journals_dir
 from proxy.errors import DataDirInUseError, MeterError
-from proxy.hash_secret import hash_secret, locked_data_dir
+from proxy.hash_secret import hash_secret
 from proxy.ledger import embedded
 from proxy.ledger.audit import audit_key
 from proxy.ledger.audit_file import Audit, AuditFile
 from proxy.settings import Settings
+from proxy.supervisor import locked_data_dir
 
 
 @contextlib.contextmanager

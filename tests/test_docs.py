@@ -9,6 +9,7 @@ import msgspec
 
 from proxy.catalog_files import catalog_with
 from proxy.keys_cli import keys
+from proxy.ledger.audit import Action
 from proxy.pricing.fixed import fixed_costs
 from proxy.settings import KeysSettings, NamedUpstreamSettings, load_settings
 
@@ -73,6 +74,13 @@ def test_the_catalog_of_the_docs_is_one(tmp_path):
     assert list(catalog.own_sheets) == ["azure"]
     assert 2027 in catalog.holidays
     assert tomllib.loads(example("prices.md"))["price"][0]["id"] == "contract-2026"
+
+
+def test_every_action_of_the_audit_trail_is_explained():
+    """Its table has all there are, and no other."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|$", (DOCS / "audit.md").read_text("utf-8"), re.MULTILINE)
+
+    assert rows == [action.value for action in Action]
 
 
 def test_links_between_the_docs_lead_somewhere():

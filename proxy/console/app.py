@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.console import metrics
 from proxy.console.access import Access, access
+from proxy.console.audit import audit_json
 from proxy.console.balance import BalanceWatch, Parts, State
 from proxy.console.budgets import BudgetState, budget_state
 from proxy.console.health import Readiness, readiness
@@ -35,6 +36,7 @@ SNAPSHOT_S: Final = 0.5
 """A snapshot may serve the scrapes of so long: several Prometheus servers cost Redis no more than one."""
 
 DOUBTS_EVERY_S: Final = 60.0
+MOST_AUDIT_ENTRIES: Final = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ _PAGE: Final = """deepseek-meter console
 /readyz            store, journals and workers are ready
 /api/records/ID    one exchange, by the X-Meter-Exchange header of its response
 /api/versions      what each version cost, and every change of what answers under a name
+/api/audit         what was changed, by whom, newest first; ?limit=
 /api/balance       the account's balance, and what of its fall is not explained
 """
 
@@ -112,6 +115,7 @@ class Console:
         app.router.add_get("/api/records/{id}", self._record)
         app.router.add_get("/api/versions", self._versions)
         app.router.add_get("/api/balance", self._balance)
+        app.router.add_get("/api/audit", self._audit)
         return app
 
     @web.middleware
@@ -178,6 +182,17 @@ class Console:
         if self.balance is None:
             return _error(404, "no key to ask for the balance with; see [balance]")
         return web.json_response(self.balance.as_json())
+
+    async def _audit(self, request: web.Request) -> web.Response:
+        """The newest entries of the audit trail; 400 for a limit that is none, 503 without the store."""
+        limit = request.query.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= MOST_AUDIT_ENTRIES):
+            return _error(400, f"limit: expected 1 to {MOST_AUDIT_ENTRIES}")
+        try:
+            copies = await self._store.audit.newest(int(limit))
+        except StoreUnavailableError as error:
+            return _error(503, str(error))
+        return web.json_response(audit_json(copies))
 
     async def _readiness(self) -> Readiness:
         await self._fresh_snapshot()
