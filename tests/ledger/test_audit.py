@@ -147,6 +147,16 @@ def test_a_swap_is_told_at_the_first_of_the_two(entries, data):
 
 
 @few
+@given(chains, chains, st.data())
+def test_two_histories_do_not_make_one(entries, other, data):
+    """Each entry is genuine, with a MAC of its own: a data dir went back and lived twice. Its links tell."""
+    at = data.draw(st.integers(1, min(len(entries), len(other))))
+    spliced = entries[:at] + other[at:]
+
+    assert bool(faults(spliced)) == (spliced not in (entries[: len(spliced)], other))
+
+
+@few
 @given(chains, st.data())
 def test_a_truncation_is_told_by_a_logged_head(entries, data):
     """A cut chain looks whole, in both places; the head in a log elsewhere says that there was more."""
