@@ -174,7 +174,7 @@ class ConsoleTrail:
         self._seen_catalog: Catalog | None = None
         self._copied: set[tuple[object, ...]] | None = None
         self._changes_s = float("-inf")
-        self._head_s = monotonic_s()
+        self._head_s = float("-inf")
         self._trouble = ""
 
     def __repr__(self) -> str:

@@ -189,6 +189,7 @@ def test_a_changed_catalog_is_noted_while_it_runs_and_after_a_restart(tmp_path, 
 def test_trouble_is_said_once_and_nothing_else_waits_for_it(audit):
     """Redis away for hours: one line, and one when it is over; what is noted meanwhile is noted."""
     running = Running(audit)
+    running.round()
     running.shipper.error = StoreUnavailableError("Redis: gone")
     with capture_logs() as logs:
         running.round()
@@ -202,13 +203,13 @@ def test_trouble_is_said_once_and_nothing_else_waits_for_it(audit):
 
 
 def test_the_head_is_logged_every_hour(audit):
-    """Not more often, whatever goes on."""
+    """And at the beginning; not more often, whatever goes on."""
     running = Running(audit)
     with capture_logs() as logs:
         for _ in range(5):
             running.round(HEAD_EVERY_S / 2)
 
-    assert [(line["event"], line["number"]) for line in logs] == [("audit_head", 2)] * 2
+    assert [(line["event"], line["number"]) for line in logs] == [("audit_head", 2)] * 3
 
 
 def test_a_stop_gets_one_more_round(audit):

@@ -209,7 +209,7 @@ class Audit:
     def __repr__(self) -> str:
         return f"<Audit by {self._who}>"
 
-    def note(self, action: Action, subject: str, **detail: Any) -> AuditEntry:
+    def note(self, action: Action, subject: str, /, **detail: Any) -> AuditEntry:
         """Note one change, forced to the disk when this returns. Raises AuditUnwritableError; ValueError above 4 KiB."""
         return self.note_all([note_of(action, subject, detail)])[-1]
 
@@ -221,7 +221,7 @@ class Audit:
             what = ", ".join(f"{note.action} {note.subject}" for note in notes)
             raise AuditUnwritableError(f"audit trail {self.file.folder}: {error}; not noted: {what}") from error
 
-    def try_note(self, action: Action, subject: str, **detail: Any) -> None:
+    def try_note(self, action: Action, subject: str, /, **detail: Any) -> None:
         """As `note`, for a service that goes on without: what could not be noted is in the log."""
         try:
             self.note(action, subject, **detail)

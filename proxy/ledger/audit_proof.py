@@ -17,6 +17,7 @@ from proxy.ledger.audit_stream import Copy
 
 HEAD_EVENT: Final = "audit_head"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_NUMERAL: Final = re.compile(r"^[0-9]{1,18}$")
 _FIELD: Final = r"""\b{name}\b[\\"']*\s*[=:]\s*[\\"']*({value})(?![0-9a-zA-Z])"""
 _CHAIN, _NUMBER, _MAC = (
     re.compile(_FIELD.format(name=name, value=value))
@@ -161,7 +162,7 @@ def _in_stream(copies: Sequence[Copy]) -> tuple[dict[str, list[AuditEntry]], lis
     for copy in copies:
         entry = decoded(copy.entry)
         if entry is None or (entry.chain, str(entry.number)) != (copy.chain, copy.number):
-            number = int(copy.number) if copy.number.isdigit() else 0
+            number = int(copy.number) if _NUMERAL.match(copy.number) else 0
             what = f"cannot be read, or is not as it was written (stream id {copy.stream_id})"
             faults.append(Fault("stream", copy.chain, number, what))
         else:
@@ -170,12 +171,12 @@ def _in_stream(copies: Sequence[Copy]) -> tuple[dict[str, list[AuditEntry]], lis
 
 
 def _copy_faults(content: Content, copied: Sequence[AuditEntry], stored: int) -> Iterator[Fault]:
-    """Where the stream differs from the file, up to what the stream says it has: each entry, in order."""
+    """Where the stream differs from the file, up to what the stream says it had: each entry, in order."""
     here = {entry.number: entry for entry in content.entries}
     there: dict[int, list[AuditEntry]] = defaultdict(list)
     for entry in copied:
         there[entry.number].append(entry)
-    for number in sorted({*range(1, stored + 1), *there}):
+    for number in sorted({*range(1, min(stored, len(here)) + 1), *there}):
         found = there.get(number, [])
         if len(found) > 1:
             yield Fault("stream", content.chain, number, f"is there {len(found)} times")
@@ -185,6 +186,8 @@ def _copy_faults(content: Content, copied: Sequence[AuditEntry], stored: int) ->
             yield Fault("file", content.chain, number, "is missing; the stream has it")
         elif found[0] != here[number]:
             yield Fault("stream", content.chain, number, "is not what the file has")
+    if stored > max([*here, *there], default=0):
+        yield Fault("file", content.chain, len(here) + 1, f"is missing; the stream once had {stored} of this chain")
     if [entry.number for entry in copied] != sorted(there) and all(len(found) == 1 for found in there.values()):
         yield Fault("stream", content.chain, 0, "its entries do not stand in order")
 

@@ -114,7 +114,7 @@ class AuditShipper:
 
 def _number(head: bytes) -> int:
     number = head.partition(b" ")[0]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdigit() and len(number) < 19 else 0
 
 
 def _copy(row: tuple[bytes, Mapping[bytes, bytes]]) -> Copy:

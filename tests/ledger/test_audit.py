@@ -291,3 +291,12 @@ def test_a_torn_head_is_an_error(cut):
 def test_names_in_a_detail_are_texts():
     """So that an entry is JSON for every reader."""
     assert all(character in string.printable for character in encoded(chain_of([])[0]).decode())
+
+
+@few
+@given(chains, st.integers(1, 10**17))
+def test_a_stream_that_had_more_than_there_is_anywhere_is_told(entries, more):
+    """Cut off in both, and its head left; in one fault, however large the number that somebody wrote there."""
+    found = proven(entries, copies_of(entries), sent=len(entries) + more).faults
+
+    assert [(fault.place, fault.number) for fault in found] == [("file", len(entries) + 1)]
