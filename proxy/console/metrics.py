@@ -69,6 +69,15 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "version_spend_limit_usd_per_hour": Gauge(
         ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
     ),
+    "budget_spend_usd": Gauge(
+        ("budget",), "Exact spend of the budget's period so far; only rises, and begins at 0 with the next period."
+    ),
+    "budget_reserved_usd": Gauge(
+        ("budget",), "Set aside for exchanges under way, at most what they can cost; not in the spend yet."
+    ),
+    "budget_limit_usd": Gauge(("budget",), "What may be spent in a period."),
+    "budget_period_seconds": Gauge(("budget",), "Length of the period under way, from its first instant to its last."),
+    "budget_period_end_timestamp_seconds": Gauge(("budget",), "When the period under way ends."),
     "balance": Gauge(("currency", "part"), "The account's balance, granted and topped up, as the upstream tells it."),
     "balance_gap_usd": Gauge(
         (), "By how much the balance fell more than was metered in the last day, late settling allowed for."

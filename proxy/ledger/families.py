@@ -72,6 +72,7 @@ _TABLE: Final = (
     Family("app_tokens_total", ("app", "version", "kind"), "Tokens by app."),
     Family("app_requests_total", ("app", "version"), "Exchanges by app."),
     Family("purpose_cost_usd_total", ("purpose", "version"), "Cost in US dollars by purpose.", NANO),
+    Family("budget_refusals_total", ("budget",), "Requests refused because a budget was used up."),
     Family(
         "request_duration_seconds",
         ("version",),

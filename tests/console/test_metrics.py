@@ -53,6 +53,9 @@ TABLES = {**{name: family.labels for name, family in FAMILIES.items()}} | {
     name: gauge.labels
     for name, gauge in {**metrics.GAUGES, **metrics.PROCESS_COUNTERS, **metrics.PROCESS_HISTOGRAMS}.items()
 }
+TO_COME = {name for name in metrics.GAUGES if name.startswith("budget_")}
+"""Named, so that rules and dashboards can be written; nobody shows them yet."""
+
 HISTOGRAMS = {name for name, family in FAMILIES.items() if family.buckets} | set(metrics.PROCESS_HISTOGRAMS)
 
 
@@ -66,7 +69,7 @@ def shown(*, created=False):
     catalog = builtin_catalog()
     totals = fold("j", 1, RECORDS, Retention()).additions[0].fields
     totals = {**totals, '["records_unreplayable_total"]': 1, '["records_quarantined_total"]': 2}
-    totals['["version_changes_total","m"]'] = 1
+    totals |= {'["version_changes_total","m"]': 1, '["budget_refusals_total","B"]': 1}
     totals |= {f'["{name}","V","m"]': 1 for name in ("cache_savings_usd_total", "peak_premium_usd_total")}
     taken = snapshot(totals, sightings=SIGHTINGS)
     series = series_of(taken, 15.0, zeros_from_start(in_force(catalog, NOW_S), "default"))
@@ -126,7 +129,7 @@ def test_every_sample_is_of_a_family_in_the_tables(accept, created):
     _, found = samples(accept, shown(created=created))
     names = {table_name(sample) for sample in found}
 
-    assert names == set(TABLES)
+    assert names | TO_COME == set(TABLES)
     assert {sample.name[: len(PREFIX)] for sample in found} == {PREFIX}
     for sample in found:
         assert set(TABLES[table_name(sample)]) == set(sample.labels) - {"le"}
