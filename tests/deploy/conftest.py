@@ -19,6 +19,9 @@ GAUGES = {name: gauge.labels for name, gauge in metrics.GAUGES.items()}
 """`FAMILIES` lists the counters of the store; the console makes these beside them."""
 
 
+ALERTS = ("alerts.yml", "budgets.yml")
+
+
 @pytest.fixture(scope="session")
 def repo():
     return REPO
@@ -66,9 +69,9 @@ def recording():
 
 @pytest.fixture(scope="session")
 def alerts():
-    """The alerts as they stand in the file, by name."""
-    text = (REPO / "deploy/prometheus/rules/alerts.yml").read_text()
-    return {rule["alert"]: rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]}
+    """The alerts as they stand in the files, by name."""
+    files = [yaml.safe_load((REPO / "deploy/prometheus/rules" / name).read_text()) for name in ALERTS]
+    return {rule["alert"]: rule for file in files for group in file["groups"] for rule in group["rules"]}
 
 
 @pytest.fixture(scope="session")

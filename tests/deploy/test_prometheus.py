@@ -16,7 +16,7 @@ from proxy.settings import ConsoleSettings
 REPLICA_LABELS = {"instance", "pod", "container", "node", "endpoint", "replica"}
 REDUCED = re.compile(r"(max|min) without \(([^)]*)\) \((deepseek_meter_\w+)\)")
 RAW = re.compile(r"(?<![:\w])deepseek_meter_\w+")
-RECORDED = re.compile(r"\b(?:global|version|model|job):\w+:\w+")
+RECORDED = re.compile(r"\b(?:global|version|model|budget|job):\w+:\w+")
 
 MUTATIONS = {
     "limit twice as high": ("alerts.yml", "> global:deepseek_meter_version", "> 2 * global:deepseek_meter_version"),
@@ -89,6 +89,51 @@ MUTATIONS = {
     "the oldest replica counts": ("recording.yml", "max without", "min without"),
     "one replica with a store is enough": ("recording.yml", "min without", "max without"),
     "per minute, not per hour": ("recording.yml", "3600 *", "60 *"),
+    "five per cent of a month in an hour": ("budgets.yml", "clamp_min(0.02", "clamp_min(0.05"),
+    "one per cent of a month in an hour": ("budgets.yml", "clamp_min(0.02", "clamp_min(0.01"),
+    "office hours are a fast burn": ("budgets.yml", "/ 3600, 5)", "/ 3600, 1)"),
+    "a fast burn is ten times": ("budgets.yml", "/ 3600, 5)", "/ 3600, 10)"),
+    "an hour has budgets to burn": ("budgets.yml", "max > 80000)", "max > 0)"),
+    "a day has none": ("budgets.yml", "max > 80000)", "max > 90000)"),
+    "a fast burn that is over": ("budgets.yml", "burn:rate5m", "burn:rate1h"),
+    "a tenth of a month in six hours": ("budgets.yml", "clamp_min(0.05", "clamp_min(0.1"),
+    "three per cent of a month in six hours": ("budgets.yml", "clamp_min(0.05", "clamp_min(0.03"),
+    "office hours are a slow burn": ("budgets.yml", "/ 21600, 5)", "/ 21600, 1)"),
+    "a slow burn is ten times": ("budgets.yml", "/ 21600, 5)", "/ 21600, 10)"),
+    "six hours of a day": ("budgets.yml", "max > 600000)", "max > 80000)"),
+    "a week has no six hours": ("budgets.yml", "max > 600000)", "max > 610000)"),
+    "a slow burn that is over": ("budgets.yml", "burn:rate30m", "burn:rate6h"),
+    "a fifth of a month in three days": ("budgets.yml", "clamp_min(0.1", "clamp_min(0.2"),
+    "a twentieth of a month in three days": ("budgets.yml", "clamp_min(0.1", "clamp_min(0.05"),
+    "a budget that lasts is burnt": ("budgets.yml", "/ 259200, 1)", "/ 259200, 0.5)"),
+    "three days of a week": ("budgets.yml", "max > 2400000)", "max > 600000)"),
+    "three days that are over": (
+        "budgets.yml",
+        "and\n          budget:deepseek_meter_burn:rate6h",
+        "and\n          budget:deepseek_meter_burn:rate3d",
+    ),
+    "a forecast of the first hours": ("budgets.yml", "max - 21600", "max - 3600"),
+    "a forecast of the first days": ("budgets.yml", "< 0.9 *", "< 0.99 *"),
+    "no forecast before the end": ("budgets.yml", "< 0.9 *", "< 0.1 *"),
+    "an afternoon is a forecast": ("budgets.yml", "max < 172800", "max > 0"),
+    "a day needs three": ("budgets.yml", "max < 172800", "max < 3600"),
+    "what is used up is foretold": ("budgets.yml", "used:ratio < 1", "used:ratio < 100"),
+    "a period has no end": (
+        "recording.yml",
+        "clamp_min(global:deepseek_meter_budget_period_end_timestamp_seconds:max - time(), 0)",
+        "2592000",
+    ),
+    "two thirds are half": ("budgets.yml", ">= 0.5", ">= 0.67"),
+    "a third is half": ("budgets.yml", ">= 0.5", ">= 0.25"),
+    "nine tenths are half": ("budgets.yml", ">= 0.5 < 0.8", ">= 0.5"),
+    "half of an hour is news": ("budgets.yml", "max < 80000", "max < 0"),
+    "half is nearly all": ("budgets.yml", "used:ratio >= 0.8", "used:ratio >= 0.5"),
+    "nine tenths are not nearly all": ("budgets.yml", ">= 0.8", ">= 0.95"),
+    "all is nearly all": ("budgets.yml", ">= 0.8 < 1", ">= 0.8"),
+    "nine tenths are all": ("budgets.yml", "used:ratio >= 1", "used:ratio >= 0.85"),
+    "a tenth more is not all": ("budgets.yml", "used:ratio >= 1", "used:ratio >= 1.2"),
+    "a dozen refusals are none": ("budgets.yml", "max[10m]) > 0", "max[10m]) > 12"),
+    "refusals for an hour": ("budgets.yml", "total:max[10m]", "total:max[60m]"),
 }
 
 
@@ -138,7 +183,7 @@ def test_promtool_accepts_the_configuration_with_its_rules(promtool, pack):
     """The configuration is read as Prometheus reads it at start: token file and rule files included."""
     outcome = promtool("check", "config", pack / "prometheus.yml")
     assert outcome.returncode == 0, outcome.stderr
-    assert "2 rule files found" in outcome.stdout
+    assert "3 rule files found" in outcome.stdout
 
 
 def test_promtool_accepts_the_rules(promtool, pack):
@@ -229,10 +274,9 @@ def test_a_rule_comes_after_what_it_reads(recording):
 
 
 def test_only_counters_have_a_rate(recording):
-    """A rate of a gauge is a number without a meaning."""
-    rated = [name for _, expression in recording for name in re.findall(r"rate\(([\w:]+)", expression)]
-    assert rated
-    assert all(name.endswith("_total:max") for name in rated)
+    """A rate of a gauge is a number without a meaning; but for the one that rises until its period ends, as recording.yml explains."""
+    rated = {name for _, expression in recording for name in re.findall(r"rate\(([\w:]+)", expression)}
+    assert {name for name in rated if not name.endswith("_total:max")} == {"global:deepseek_meter_budget_spend_usd:max"}
 
 
 def test_alerts_read_what_is_recorded(alerts, recording, exported):
@@ -246,7 +290,7 @@ def test_alerts_read_what_is_recorded(alerts, recording, exported):
 
 
 def test_alerts_watch_the_spend(alerts):
-    """One for too much of it, one for spend that cannot be seen, both by version; one for the account as a whole."""
+    """One for too much of it, one for spend that cannot be seen, both by version; one for the account as a whole; those of budgets."""
     spend = {name for name, alert in alerts.items() if alert["labels"]["category"] == "spend"}
     assert spend == {
         "DeepseekMeterVersionSpendAboveLimit",
@@ -255,8 +299,11 @@ def test_alerts_watch_the_spend(alerts):
         "DeepseekMeterSpendAnomaly",
         "DeepseekMeterPriceReviewOverdue",
         "DeepseekMeterCostIsZero",
+        *(name for name in alerts if name.startswith("DeepseekMeterBudget")),
     }
-    assert all("$labels.version" in alerts[name]["annotations"]["summary"] for name in spend if "Version" in name)
+    for label in ("version", "budget"):
+        named = [name for name in spend if label.capitalize() in name]
+        assert all(f"$labels.{label}" in alerts[name]["annotations"]["summary"] for name in named)
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do(alerts):

@@ -135,6 +135,13 @@ def test_alerts_are_routed_by_labels_that_they_have(alertmanager, alerts):
         assert set(values.split("|")) <= known[name], matcher
 
 
+def test_an_alert_of_one_budget_silences_none_of_another(alertmanager):
+    """What tells alerts on spend apart has to be equal for one to silence the other; it is in the grouping, too."""
+    (spend,) = [rule for rule in alertmanager["inhibit_rules"] if 'category="spend"' in rule["source_matchers"]]
+    assert set(spend["equal"]) == {"job", "version", "budget"}
+    assert set(spend["equal"]) <= set(alertmanager["route"]["group_by"])
+
+
 def test_alertmanager_accepts_its_configuration(repo):
     """As amtool reads it."""
     command = [tool("amtool"), "check-config", repo / "deploy/alertmanager/alertmanager.yml"]
