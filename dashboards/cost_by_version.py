@@ -12,8 +12,11 @@ from drawing import (
     TODAY,
     VERSION,
     Board,
+    Column,
+    Table,
     View,
     bars,
+    in_range,
     lines,
     number,
     per_second,
@@ -22,6 +25,9 @@ from drawing import (
     stacked,
     state,
 )
+
+PER_HOUR_3D = 'version:deepseek_meter_cost_usd_per_hour:rate3d{job=~"$job", version=~"$version"}'
+HOURS_LEFT = "24 * (days_in_month() - day_of_month() + 1) - hour() - minute() / 60"
 
 SPEND = (
     View(
@@ -32,6 +38,7 @@ SPEND = (
         legend="{{version}}",
         draw=stacked,
         width=12,
+        alert="DeepseekMeterVersionSpendAboveLimit",
     ),
     View(
         title="Spend today",
@@ -40,7 +47,7 @@ SPEND = (
         query=f"sum by (version) ({recorded('spend_usd', TODAY)})",
         legend="{{version}}",
         draw=bars,
-        width=6,
+        width=4,
     ),
     View(
         title="Spend this month",
@@ -49,7 +56,17 @@ SPEND = (
         query=f"sum by (version) ({recorded('spend_usd', MONTH)})",
         legend="{{version}}",
         draw=bars,
-        width=6,
+        width=4,
+    ),
+    View(
+        title="Forecast of the month",
+        description="The spend of this month so far, and what is left of it (by UTC's calendar) at the rate of the last three days.",
+        unit="currencyUSD",
+        query=f"sum by (version) ({recorded('spend_usd', MONTH)})\n"
+        f"+ sum by (version) ({PER_HOUR_3D}) * scalar({HOURS_LEFT})",
+        legend="{{version}}",
+        draw=bars,
+        width=4,
     ),
     View(
         title="Cost per request",
@@ -61,6 +78,7 @@ SPEND = (
         legend="{{version}}",
         draw=lines,
         width=12,
+        alert="DeepseekMeterCostPerRequestUp",
     ),
     View(
         title="Spend rate by app (USD per hour)",
@@ -103,6 +121,7 @@ DRIVERS = (
         legend="{{version}}",
         draw=lines,
         width=12,
+        alert="DeepseekMeterReasoningShareUp",
     ),
     View(
         title="Cache hit ratio",
@@ -127,6 +146,7 @@ TRUST = (
         legend="{{version}} {{currency}}",
         draw=lines,
         width=10,
+        alert="DeepseekMeterVersionTokensUnpriced",
     ),
     View(
         title="Requests without usage (per second)",
@@ -136,6 +156,7 @@ TRUST = (
         legend="{{version}} {{reason}}",
         draw=lines,
         width=10,
+        alert="DeepseekMeterWithoutUsage",
     ),
     View(
         title="Store reachable",
@@ -145,6 +166,7 @@ TRUST = (
         legend="{{job}}",
         draw=state,
         width=4,
+        alert="DeepseekMeterStoreDown",
     ),
 )
 
@@ -182,14 +204,6 @@ SAVINGS = (
         draw=stacked,
     ),
     View(
-        title="Prices in force (USD per million tokens)",
-        description="What each kind of token costs in each band, by the list in force.",
-        unit="currencyUSD",
-        query=f"max by (version, kind, band) ({recorded('price_usd_per_million_tokens')})",
-        legend="{{version}} {{kind}} {{band}}",
-        draw=bars,
-    ),
-    View(
         title="Band in force",
         description="Which price applies at this moment: peak, off-peak, flat, or unknown where nobody has published the holidays.",
         unit="none",
@@ -204,6 +218,156 @@ SAVINGS = (
         query=f"max by (job) ({recorded('balance_gap_usd')})",
         legend="{{job}}",
         draw=number,
+        alert="DeepseekMeterBalanceGap",
+    ),
+)
+
+ANSWERS = in_range("requests_total", METERED, ANSWERED, by="version")
+COSTS = in_range("cost_usd_total", by="version")
+REASONING = ratio(
+    in_range("tokens_total", 'kind="output_reasoning"', by="version"), in_range("tokens_total", OUTPUT, by="version")
+)
+CACHED = ratio(
+    in_range("tokens_total", 'kind="input_cache_hit"', by="version"), in_range("tokens_total", INPUT, by="version")
+)
+
+
+def built(query: str) -> str:
+    """The same of versions that more than one build answered for, with the version before its revisions as their `base`."""
+    revised = in_range("requests_total", METERED, ANSWERED, 'version=~".+[+].+"', by="version")
+    return f"({based(query)}\nand on (base)\n{based(f'{revised} > 0')})"
+
+
+def based(query: str) -> str:
+    """The same with `X` as the base of `X` and `X+r2`."""
+    return f'label_replace({query}, "base", "$1", "version", "([^+]*).*")'
+
+
+VERSIONS = (
+    Table(
+        title="Versions",
+        description="What each version cost in the time range shown, and why. A revision (+r2) is a silent change and has a row of its own.",
+        labels=("version",),
+        columns=(
+            Column("Cost", COSTS, "currencyUSD"),
+            Column("Answered requests", ANSWERS, "short"),
+            Column("Cost per request", ratio(COSTS, ANSWERS), "currencyUSD"),
+            Column("Reasoning share", REASONING, "percentunit"),
+            Column("Cache hit ratio", CACHED, "percentunit"),
+            Column("Saved by the cache", in_range("cache_savings_usd_total", by="version"), "currencyUSD"),
+            Column("Charged for peak hours", in_range("peak_premium_usd_total", by="version"), "currencyUSD"),
+        ),
+        falling_by="Cost",
+    ),
+    Table(
+        title="Before and after a silent change",
+        description="Versions that changed under their name in the time range shown: the first build beside its revisions. Choose a"
+        " range that holds some of both.",
+        labels=("base", "version"),
+        columns=(
+            Column("Answered requests", built(ANSWERS), "short"),
+            Column("Cost per request", built(ratio(COSTS, ANSWERS)), "currencyUSD"),
+            Column(
+                "Times the first build",
+                f"{built(ratio(COSTS, ANSWERS))}\n/ on (base) group_left ()\n"
+                + based(
+                    ratio(COSTS, in_range("requests_total", METERED, ANSWERED, 'version!~".+[+].+"', by="version"))
+                ),
+                "none",
+            ),
+            Column("Reasoning share", built(REASONING), "percentunit"),
+            Column("Cache hit ratio", built(CACHED), "percentunit"),
+        ),
+        alert="DeepseekMeterVersionChanged",
+    ),
+)
+
+BUDGETS = (
+    Table(
+        title="Budgets",
+        description="Exact, of the period under way. Left is what a next request may cost: what exchanges under way may cost is set aside."
+        " A burn of 1 just lasts; the forecasts go on at the rate of the last hours, and days.",
+        labels=("budget",),
+        columns=(
+            Column("Limit", f"sum by (budget) ({recorded('budget_limit_usd')})", "currencyUSD"),
+            Column("Spent", f"sum by (budget) ({recorded('budget_spend_usd')})", "currencyUSD"),
+            Column("Set aside", f"sum by (budget) ({recorded('budget_reserved_usd')})", "currencyUSD"),
+            Column(
+                "Left",
+                f"sum by (budget) ({recorded('budget_limit_usd')}"
+                f" - {recorded('budget_spend_usd')} - {recorded('budget_reserved_usd')})",
+                "currencyUSD",
+            ),
+            Column("Burn, 1 hour", 'max by (budget) (budget:deepseek_meter_burn:rate1h{job=~"$job"})', "none"),
+            Column("Burn, 3 days", 'max by (budget) (budget:deepseek_meter_burn:rate3d{job=~"$job"})', "none"),
+            Column(
+                "Forecast, 6 hours",
+                'sum by (budget) (budget:deepseek_meter_spend_usd:forecast6h{job=~"$job"})',
+                "currencyUSD",
+            ),
+            Column(
+                "Forecast, 3 days",
+                'sum by (budget) (budget:deepseek_meter_spend_usd:forecast3d{job=~"$job"})',
+                "currencyUSD",
+            ),
+            Column(
+                "Period ends",
+                f"1000 * max by (budget) ({recorded('budget_period_end_timestamp_seconds')})",
+                "dateTimeAsIso",
+            ),
+        ),
+        alert="DeepseekMeterBudgetForecastExceeded",
+    ),
+    View(
+        title="Used of each budget",
+        description="Spent of the limit, in the period under way.",
+        unit="percentunit",
+        query='max by (budget) (budget:deepseek_meter_used:ratio{job=~"$job"})',
+        legend="{{budget}}",
+        draw=bars,
+        alert="DeepseekMeterBudgetNearlyUsed",
+    ),
+    View(
+        title="Burn (times as fast as it lasts)",
+        description="Spend over an hour against a steady spend that uses up the limit at the period's end. 1 just lasts.",
+        unit="none",
+        query='max by (budget) (budget:deepseek_meter_burn:rate1h{job=~"$job"})',
+        legend="{{budget}}",
+        draw=lines,
+        alert="DeepseekMeterBudgetBurnFast",
+    ),
+    View(
+        title="Refused by a budget (per second)",
+        description="Requests that were not sent on, because a budget had no room for them.",
+        unit="reqps",
+        query=per_second("budget_refusals_total", by="budget"),
+        legend="{{budget}}",
+        draw=lines,
+        alert="DeepseekMeterBudgetRefuses",
+    ),
+)
+
+
+def price(kind: str) -> str:
+    """What a million tokens of a kind cost."""
+    of_kind = recorded("price_usd_per_million_tokens", f'kind="{kind}"')
+    return f"max by (upstream, version, band) ({of_kind})"
+
+
+PRICES = (
+    Table(
+        title="Prices in force (USD per million tokens)",
+        description="By the lists in force, and which band applies at this moment: 1. A band that is unknown, because nobody has published"
+        " the holidays, is charged as peak.",
+        labels=("version", "upstream", "band"),
+        columns=(
+            Column("At this moment", f"max by (upstream, version, band) ({recorded('price_band_active')})", "none"),
+            Column("Input, cache hit", price("input_cache_hit"), "currencyUSD"),
+            Column("Input, cache miss", price("input_cache_miss"), "currencyUSD"),
+            Column("Reasoning", price("output_reasoning"), "currencyUSD"),
+            Column("Answer", price("output_answer"), "currencyUSD"),
+        ),
+        alert="DeepseekMeterPriceReviewOverdue",
     ),
 )
 
@@ -213,8 +377,11 @@ BOARD = Board(
     description="What each version of the DeepSeek models costs, what drives it, and what is not known.",
     rows=(
         ("Spend", SPEND),
+        ("Version by version", VERSIONS),
+        ("Budgets", BUDGETS),
         ("What drives it", DRIVERS),
         ("What it could be, and what comes beside it", SAVINGS),
+        ("Prices", PRICES),
         ("How far the figures can be trusted", TRUST),
     ),
     choices=(JOB, VERSION, MODEL, APP),

@@ -7,10 +7,13 @@ Rule 2: one schema, the classic one, because every Grafana imports it; no data s
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import table as tables
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as schema
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -58,6 +61,11 @@ FILTERS = {
             "records_quarantined_total",
             "balance",
             "balance_gap_usd",
+            "budget_spend_usd",
+            "budget_reserved_usd",
+            "budget_limit_usd",
+            "budget_period_end_timestamp_seconds",
+            "budget_refusals_total",
         ),
         ("job",),
     ),
@@ -71,7 +79,10 @@ OUTPUT = 'kind=~"output_.*"'
 TODAY = 'window="today"'
 MONTH = 'window="month"'
 
-Drawn = timeseries.Panel | bargauge.Panel | stat.Panel
+RUNBOOKS = "docs/runbooks.md"
+"""Written as in the alerts' `runbook_url`, and made a link in the same way; the file itself says how."""
+
+Drawn = timeseries.Panel | bargauge.Panel | stat.Panel | tables.Panel
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,29 @@ class View:
     legend: str
     draw: Callable[["View"], Drawn]
     width: int = 8
+    alert: str = ""  # the one that watches what is shown here; its runbook is a click away
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: one figure of each row."""
+
+    heading: str
+    query: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A panel of rows: a row for each combination of some labels, which every column's query keeps, and no others."""
+
+    title: str
+    description: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    falling_by: str = ""  # the heading rows are sorted by, largest first; by the labels if there is none
+    width: int = 24
+    alert: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,11 @@ def recorded(family: str, *matchers: str, how: str = "max") -> str:
 def per_second(family: str, *matchers: str, by: str) -> str:
     """How fast a counter grows. The rate comes before the sum, so that a reset of one series stays its own."""
     return f"sum by ({by}) (rate({recorded(family, *matchers)}[$__rate_interval]))"
+
+
+def in_range(family: str, *matchers: str, by: str) -> str:
+    """How much a counter grew in the time range that is shown."""
+    return f"sum by ({by}) (increase({recorded(family, *matchers)}[$__range]))"
 
 
 def quantile(share: float, family: str, by: str) -> str:
@@ -171,9 +210,34 @@ def target(view: View) -> prometheus.Dataquery:
     return query.expr(view.query).legend_format(view.legend)
 
 
-def panel(view: View) -> Drawn:
+def table(view: Table) -> tables.Panel:
+    """Rows of labels and figures. Each column is an instant query of its own; what has the same labels becomes one row."""
+    letters = dict(zip(ascii_uppercase, view.columns, strict=False))
+    sorting = common.TableSortByFieldState().display_name(view.falling_by or heading(view.labels[0]))
+    drawn = tables.Panel().unit("none").sort_by([sorting.desc(bool(view.falling_by))])
+    for letter, column in letters.items():
+        query = prometheus.Dataquery().datasource(DATASOURCE).ref_id(letter).expr(column.query)
+        drawn = drawn.with_target(query.instant().format(PromQueryFormat.TABLE))
+        drawn = drawn.override_by_name(column.heading, [schema.DynamicConfigValue("unit", column.unit)])
+    names = {label: heading(label) for label in view.labels}
+    names |= {f"Value #{letter}": column.heading for letter, column in letters.items()}  # as Grafana calls them
+    order = {name: number for number, name in enumerate(names)}
+    organized = {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names}
+    drawn = drawn.with_transformation(schema.DataTransformerConfig("merge", options={}))
+    return drawn.with_transformation(schema.DataTransformerConfig("organize", options=organized))
+
+
+def heading(label: str) -> str:
+    """A label as the heading of its column."""
+    return label.capitalize()
+
+
+def panel(view: View | Table) -> Drawn:
     """A panel with what every panel has."""
-    drawn = view.draw(view).title(view.title).description(view.description).unit(view.unit)
+    drawn = table(view) if isinstance(view, Table) else view.draw(view).unit(view.unit)
+    drawn = drawn.title(view.title).description(view.description)
+    if view.alert:
+        drawn = drawn.links([runbook(view.alert)])
     return drawn.datasource(DATASOURCE).span(view.width).height(8)
 
 
@@ -202,27 +266,62 @@ JOB, VERSION, MODEL, APP = (
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An annotation: where its query has a value, and what stands there."""
+
+    name: str
+    query: str
+    text: str
+    colour: str
+
+
+CHANGES = (
+    Mark(
+        name="Version changes",
+        query='increase(global:deepseek_meter_version_changes_total:max{job=~"$job"}[$__rate_interval]) > 0',
+        text="{{model}}: another version or build",
+        colour="orange",
+    ),
+    # The sum over kinds and bands moves with any of them, and when a band comes or goes: one mark for a new price list. A gap in
+    # the data is none.
+    Mark(
+        name="Price changes",
+        query="changes((sum by (upstream, version) ("
+        f"{recorded('price_usd_per_million_tokens')}))[$__rate_interval:]) > 0",
+        text="{{version}}: another price ({{upstream}})",
+        colour="purple",
+    ),
+    # Of the two bands that change at a border the one that begins, and that once for all versions.
+    Mark(
+        name="Band changes",
+        query=f"max by (upstream, band) (changes({recorded('price_band_active')}[$__rate_interval])) > 0\n"
+        f"and max by (upstream, band) ({recorded('price_band_active')}) == 1",
+        text="{{band}} begins ({{upstream}})",
+        colour="blue",
+    ),
+)
+"""What makes cost before and after another thing."""
+
+
+@dataclass(frozen=True)
 class Board:
     """A dashboard: its address and name, what it tells, its rows of views, and the variables on top of it."""
 
     uid: str
     title: str
     description: str
-    rows: tuple[tuple[str, tuple[View, ...]], ...]
+    rows: tuple[tuple[str, tuple[View | Table, ...]], ...]
     choices: tuple[Choice, ...]
-    changes: bool = True  # whether changes of versions are marked on it
-
-
-CHANGES = 'increase(global:deepseek_meter_version_changes_total:max{job=~"$job"}[$__rate_interval]) > 0'
+    marks: tuple[Mark, ...] = CHANGES
 
 
 def drawn(board: Board) -> schema.Dashboard:
-    """The dashboard as Grafana wants it, with links to the others."""
+    """The dashboard as Grafana wants it, with links to the others and to the runbooks."""
     built = dashboard.Dashboard(board.title).uid(board.uid).description(board.description)
     built = built.tags(["deepseek-meter"]).readonly().time("now-24h", "now").refresh("1m").timezone("browser")
-    built = built.tooltip(schema.DashboardCursorSync.CROSSHAIR).links([others()])
+    built = built.tooltip(schema.DashboardCursorSync.CROSSHAIR).links([others(), runbook()])
     built = built.variables([datasource(), *map(variable, board.choices)])
-    built = built.annotations([marks()] if board.changes else [])
+    built = built.annotations(list(map(marked, board.marks)))
     for title, views in board.rows:
         built = built.with_row(dashboard.Row(title))
         for view in views:
@@ -236,10 +335,16 @@ def others() -> dashboard.DashboardLink:
     return link.tags(["deepseek-meter"]).as_dropdown(True).keep_time(True).include_vars(True)
 
 
-def marks() -> dashboard.AnnotationQuery:
-    """A mark where another version, or another build, begins to answer under a name."""
-    mark = dashboard.AnnotationQuery().name("Version changes").datasource(DATASOURCE).enable(True)
-    return mark.icon_color("orange").expr(CHANGES).title_format("{{model}}: another version or build")
+def runbook(alert: str = "") -> dashboard.DashboardLink:
+    """What to do when an alert fires; without one, all of the runbooks."""
+    link = dashboard.DashboardLink("Runbook" if alert else "Runbooks").type(schema.DashboardLinkType.LINK)
+    return link.url(f"{RUNBOOKS}#{alert.lower()}" if alert else RUNBOOKS).icon("doc").target_blank(True)
+
+
+def marked(mark: Mark) -> dashboard.AnnotationQuery:
+    """A query whose values are marked on every curve."""
+    query = dashboard.AnnotationQuery().name(mark.name).datasource(DATASOURCE).enable(True)
+    return query.icon_color(mark.colour).expr(mark.query).title_format(mark.text)
 
 
 def datasource() -> dashboard.DatasourceVariable:

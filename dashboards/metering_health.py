@@ -10,6 +10,7 @@ REPORTED = (
         query='job:deepseek_meter_estimated_share:ratio30m{job=~"$job"}',
         legend="{{job}}",
         draw=lines,
+        alert="DeepseekMeterEstimatedShare",
     ),
     View(
         title="Exchanges without usage",
@@ -18,6 +19,7 @@ REPORTED = (
         query='job:deepseek_meter_without_usage_share:ratio30m{job=~"$job"}',
         legend="{{job}}",
         draw=lines,
+        alert="DeepseekMeterWithoutUsage",
     ),
     View(
         title="Error of the estimates",
@@ -61,6 +63,7 @@ REPORTED = (
         query=f"1000 * max by (version) ({recorded('price_review_timestamp_seconds')})",
         legend="{{version}}",
         draw=number,
+        alert="DeepseekMeterPriceReviewOverdue",
     ),
 )
 
@@ -73,6 +76,7 @@ KEPT = (
         f" + sum by (job) (increase({recorded('records_quarantined_total')}[$__range]))",
         legend="{{job}}",
         draw=number,
+        alert="DeepseekMeterRecordsLost",
     ),
     View(
         title="Records waiting in journals",
@@ -81,6 +85,7 @@ KEPT = (
         query=f"sum by (instance) ({own('journal_pending_records')})",
         legend="{{instance}}",
         draw=lines,
+        alert="DeepseekMeterJournalBacklog",
     ),
     View(
         title="Age of the counters",
@@ -89,6 +94,7 @@ KEPT = (
         query=f"time() - min by (job) ({recorded('store_snapshot_timestamp_seconds', how='min')})",
         legend="{{job}}",
         draw=number,
+        alert="DeepseekMeterSnapshotStale",
     ),
     View(
         title="Store catching up",
@@ -113,6 +119,7 @@ KEPT = (
         query=f"sum by (instance, stage) (rate({own('metering_faults_total')}[$__rate_interval]))",
         legend="{{instance}} {{stage}}",
         draw=lines,
+        alert="DeepseekMeterMeteringFaults",
     ),
 )
 
@@ -122,5 +129,5 @@ BOARD = Board(
     description="Whether the figures can be relied on: what is reported, what is estimated, what is kept.",
     rows=(("Reported, estimated, unknown", REPORTED), ("One exchange, one record", KEPT)),
     choices=(JOB, VERSION, MODEL),
-    changes=False,
+    marks=(),
 )

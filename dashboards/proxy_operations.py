@@ -49,6 +49,7 @@ OPERATED = (
         query=own("journal_oldest_pending_seconds"),
         legend="{{instance}} worker {{worker}}",
         draw=lines,
+        alert="DeepseekMeterJournalBacklog",
     ),
     View(
         title="Workers started again (per hour)",
@@ -57,6 +58,7 @@ OPERATED = (
         query=f"3600 * sum by (instance) (rate({own('worker_restarts_total')}[$__rate_interval]))",
         legend="{{instance}}",
         draw=lines,
+        alert="DeepseekMeterWorkersRestart",
     ),
     View(
         title="Clock offset",
@@ -65,6 +67,7 @@ OPERATED = (
         query=own("clock_offset_seconds"),
         legend="{{instance}}",
         draw=number,
+        alert="DeepseekMeterClockOff",
     ),
 )
 
@@ -101,5 +104,5 @@ BOARD = Board(
     description="The relay by replica: rate, errors, duration, and what waits.",
     rows=(("The relay", OPERATED), ("Client keys", CLIENT_KEYS)),
     choices=(JOB, VERSION, MODEL),
-    changes=False,
+    marks=(),
 )

@@ -34,6 +34,7 @@ COMPARED = (
         legend="{{model}}",
         draw=lines,
         width=12,
+        alert="DeepseekMeterCostPerRequestUp",
     ),
     View(
         title="Reasoning share by version",
@@ -43,6 +44,7 @@ COMPARED = (
         legend="{{version}}",
         draw=lines,
         width=12,
+        alert="DeepseekMeterReasoningShareUp",
     ),
     View(
         title="Cache hit ratio by version",
@@ -73,6 +75,7 @@ COMPARED = (
         legend="{{version}}",
         draw=stacked,
         width=12,
+        alert="DeepseekMeterVersionChanged",
     ),
     View(
         title="Time to the first chunk, median",
@@ -109,6 +112,7 @@ COMPARED = (
         legend="{{expected}}: {{version}}",
         draw=lines,
         width=12,
+        alert="DeepseekMeterVersionMismatch",
     ),
 )
 

@@ -53,31 +53,24 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "price_usd_per_million_tokens": Gauge(("upstream", "version", "kind", "band"), "The prices in force."),
     "price_band_active": Gauge(("upstream", "version", "band"), "1 for the band of this moment, else 0."),
     "price_review_timestamp_seconds": Gauge(("version",), "Until when the price was to be reviewed."),
-    "budget_spend_usd": Gauge(("budget",), "Spent of a budget in the period that counts now, exactly."),
-    "budget_reserved_usd": Gauge(("budget",), "Held in a budget for exchanges under way."),
-    "budget_limit_usd": Gauge(("budget",), "The limit of a budget, from `[[budgets]]`."),
-    "budget_spend_cny": Gauge(("budget",), "The same of an account billed in yuan."),
-    "budget_reserved_cny": Gauge(("budget",), "The same of an account billed in yuan."),
-    "budget_limit_cny": Gauge(("budget",), "The same of an account billed in yuan."),
-    "budget_period_seconds": Gauge(("budget",), "Length of the period, or of the rolling window, that counts now."),
-    "budget_period_end_timestamp_seconds": Gauge(
-        ("budget",), "When the period ends; of a rolling window, when its newest part does."
-    ),
     "version_fixed_cost_usd_per_hour": Gauge(
         ("upstream", "version", "item"), "What a version costs by the clock, from `[versions.X.fixed]`."
     ),
     "version_spend_limit_usd_per_hour": Gauge(
         ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
     ),
-    "budget_spend_usd": Gauge(
-        ("budget",), "Exact spend of the budget's period so far; only rises, and begins at 0 with the next period."
-    ),
+    "budget_spend_usd": Gauge(("budget",), "Exact spend of the budget's period so far; begins at 0 with the next one."),
     "budget_reserved_usd": Gauge(
         ("budget",), "Set aside for exchanges under way, at most what they can cost; not in the spend yet."
     ),
     "budget_limit_usd": Gauge(("budget",), "What may be spent in a period."),
-    "budget_period_seconds": Gauge(("budget",), "Length of the period under way, from its first instant to its last."),
-    "budget_period_end_timestamp_seconds": Gauge(("budget",), "When the period under way ends."),
+    "budget_period_seconds": Gauge(("budget",), "Length of the period under way; a rolling budget has none."),
+    "budget_period_end_timestamp_seconds": Gauge(
+        ("budget",), "When the period under way ends; a rolling budget has none."
+    ),
+    "budget_spend_cny": Gauge(("budget",), "The same of an account billed in yuan."),
+    "budget_reserved_cny": Gauge(("budget",), "The same of an account billed in yuan."),
+    "budget_limit_cny": Gauge(("budget",), "The same of an account billed in yuan."),
     "balance": Gauge(("currency", "part"), "The account's balance, granted and topped up, as the upstream tells it."),
     "balance_gap_usd": Gauge(
         (), "By how much the balance fell more than was metered in the last day, late settling allowed for."
@@ -224,9 +217,10 @@ def budget_families(states: Iterable[BudgetState]) -> Iterator[Metric]:
             ("limit", budget.limit_nanos),
         ):
             families[f"budget_{name}_{currency}"].add_metric((budget.name,), nanos / NANO)
-        length_s = budget.rolling_s or state.window.end_s - state.window.start_s
-        families["budget_period_seconds"].add_metric((budget.name,), length_s)
-        families["budget_period_end_timestamp_seconds"].add_metric((budget.name,), state.window.end_s)
+        if not budget.rolling_s:
+            start_s, end_s = state.window
+            families["budget_period_seconds"].add_metric((budget.name,), end_s - start_s)
+            families["budget_period_end_timestamp_seconds"].add_metric((budget.name,), end_s)
     yield from (family for family in families.values() if family.samples)
 
 

@@ -65,7 +65,6 @@ _TABLE: Final = (
         "What was charged more than off-peak, in US dollars.",
         NANO,
     ),
-    Family("budget_refusals_total", ("budget",), "Requests refused because a budget was used up."),
     Family("records_unreplayable_total", (), "Records that Redis lost and whose journal is gone."),
     Family("records_quarantined_total", (), "Records that could not be applied and were set aside."),
     Family("app_cost_usd_total", ("app", "version"), "Cost in US dollars by app.", NANO),

@@ -5,6 +5,7 @@ Not here: a drawing. No Grafana runs in the tests, so that a panel looks right i
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -19,7 +20,7 @@ with warnings.catch_warnings():
     from grafana_foundation_sdk.models.dashboard import Dashboard
 
 MACROS = {"$__rate_interval": "5m", "$__range": "1h", "$__interval": "1m"}
-RECORDED = re.compile(r"\b(?:global|version|model|job):\w+:\w+")
+RECORDED = re.compile(r"\b(?:global|version|model|budget|job):\w+:\w+")
 OWN = re.compile(r"(?<![:\w])deepseek_meter_proxy_\w+")
 SCRAPED = {"job", "instance"}
 RAW_FAMILY = re.compile(r"global:(deepseek_meter_\w+):(?:max|min)(?:\{([^}]*)\})?")
@@ -76,7 +77,12 @@ def without_part(family):
 def without_macros(expression):
     for macro, value in MACROS.items():
         expression = expression.replace(macro, value)
-    return re.sub(r"\$\w+", ".*", expression)
+    return re.sub(r"\$[a-z]\w*", ".*", expression)  # `$1` belongs to label_replace
+
+
+def made_labels(expression):
+    """The labels that label_replace adds to a query's."""
+    return set(re.findall(r'label_replace\([\s\S]+?, "(\w+)", "\$1"', expression))
 
 
 def test_every_file_is_what_the_generator_writes(repo):
@@ -111,8 +117,9 @@ def test_a_dashboard_has_an_address_that_lasts_and_cannot_be_edited(board, reque
     """The uid is ours and stable, no id of a database is carried along, and edits belong in the generator."""
     file = request.node.callspec.params["board"]
     assert board["uid"] == f"deepseek-meter-{file.removesuffix('.json')}"
-    assert {link["type"] for link in board["links"]} == {"dashboards"}  # one leads to the others
+    assert [link["type"] for link in board["links"]] == ["dashboards", "link"]  # to the others, and to the runbooks
     assert board["links"][0]["tags"] == board["tags"] == ["deepseek-meter"]
+    assert board["links"][1]["url"] == "docs/runbooks.md"
     assert "id" not in board
     assert board["editable"] is False
 
@@ -171,7 +178,7 @@ def test_variables_offer_all_and_read_new_values(variables):
 
 def test_every_range_is_the_rate_interval(queries):
     """A fixed range is wrong at some zoom: shorter than two scrapes, or longer than the step."""
-    ranges = [found for query in queries for found in re.findall(r"\[[^\]]*\]", query)]
+    ranges = [found for query in queries for found in re.findall(r"\[[^\]]*\]", re.sub(r'"[^"]*"', "", query))]
     assert ranges
     assert set(ranges) <= {"[$__rate_interval]", "[$__range]"}
 
@@ -212,12 +219,51 @@ def test_queries_name_only_labels_that_exist(queries, choices, exported):
 
 def test_legends_use_labels_that_the_query_keeps(panels, exported):
     """`{{version}}` in a legend stays empty if the query has summed the version away."""
-    for target in (target for panel in panels for target in panel["targets"]):
+    for target in (target for panel in panels if panel["type"] != "table" for target in panel["targets"]):
         kept = {label for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in group.split(", ")}
         if not kept:
             made_for = {name.split(":")[0] for name in RECORDED.findall(target["expr"])}
             kept = SCRAPED.union(made_for, *(exported[name] for name in OWN.findall(target["expr"])))
         assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= kept
+
+
+def test_every_query_of_a_table_fills_a_column_of_the_same_rows(panels):
+    """Grafana merges rows whose labels are equal: so every query has to keep the table's labels, and no other."""
+    for panel in (panel for panel in panels if panel["type"] == "table"):
+        merge, organize = panel["transformations"]
+        names = organize["options"]["renameByName"]
+        labels = {name for name in names if not name.startswith("Value #")}
+        columns = {names[f"Value #{target['refId']}"]: target for target in panel["targets"]}
+        assert (merge["id"], organize["id"]) == ("merge", "organize")
+        assert len(columns) == len(panel["targets"]) == len(names) - len(labels) > 1, panel["title"]
+        assert organize["options"]["excludeByName"] == {"Time": True}
+        assert set(organize["options"]["indexByName"]) == set(names)
+        units = {each["matcher"]["options"]: each["properties"] for each in panel["fieldConfig"]["overrides"]}
+        assert set(units) == set(columns)
+        assert all(one["id"] == "unit" and one["value"] for (one,) in units.values())
+        assert {sort["displayName"] for sort in panel["options"]["sortBy"]} <= set(names.values())
+        for heading, target in columns.items():
+            groups = {frozenset(group.split(", ")) for group in re.findall(r"by \(([^)]*)\)", target["expr"])}
+            assert {group | made_labels(target["expr"]) for group in groups} == {frozenset(labels)}, heading
+            assert (target["format"], target["instant"]) == ("table", True)
+
+
+def test_runbooks_of_panels_exist(panels, alerts):
+    """A link on a panel leads to the section of an alert, which is there."""
+    links = [link for panel in panels for link in panel.get("links", [])]
+    assert {link["url"] for link in links} <= {f"docs/runbooks.md#{name.lower()}" for name in alerts}
+
+
+def test_the_paths_of_runbooks_become_links_as_the_document_says(repo, tmp_path, alerts):
+    """The command of docs/runbooks.md, run on a copy, leaves no path without what stands before it."""
+    (command,) = re.findall(r"^    (sed -i .*)$", (repo / "docs/runbooks.md").read_text(), re.MULTILINE)
+    for folder in ("dashboards", "deploy/prometheus/rules"):
+        shutil.copytree(repo / folder, tmp_path / folder)
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    files = [*tmp_path.glob("dashboards/*.json"), *tmp_path.glob("deploy/prometheus/rules/*.yml")]
+    found = [hit for file in files for hit in re.findall(r"(\S*)docs/runbooks\.md#", file.read_text())]
+    assert len(found) > len(alerts)
+    assert all(before.endswith("https://git.example.com/deepseek-meter/") for before in found)
 
 
 def test_prometheus_accepts_every_query(queries, choices, promtool, tmp_path):
@@ -231,11 +277,14 @@ def test_prometheus_accepts_every_query(queries, choices, promtool, tmp_path):
     assert f"{len(rules)} rules found" in outcome.stdout
 
 
-def test_changes_are_marked_where_versions_are_compared(board, promtool, tmp_path):
-    """An annotation of recorded series; the other dashboards have none."""
+def test_changes_are_marked_where_versions_are_compared(board, promtool, tmp_path, recording):
+    """Annotations of recorded series, for versions, prices and bands; the other dashboards have none."""
     marks = board["annotations"].get("list") or []
-    assert bool(marks) == (board["title"] in {"Cost by version", "Versions compared"})
+    compared = board["title"] in {"Cost by version", "Versions compared"}
+    assert [mark["name"] for mark in marks] == ["Version changes", "Price changes", "Band changes"] * compared
     for mark in marks:
+        assert set(RECORDED.findall(mark["expr"])) <= {name for name, _ in recording}
+        assert set(re.findall(r"\{\{(\w+)\}\}", mark["titleFormat"])) <= {"model", "version", "upstream", "band"}
         rule = {"record": "check:mark", "expr": without_macros(mark["expr"])}
         (tmp_path / "mark.yml").write_text(yaml.safe_dump({"groups": [{"name": "marks", "rules": [rule]}]}))
         assert promtool("check", "rules", tmp_path / "mark.yml").returncode == 0
@@ -273,4 +322,18 @@ def test_the_dashboard_answers_the_questions_it_is_for(repo):
         "price_usd_per_million_tokens",
         "balance_gap_usd",
         "price_band_active",
+        "budget_limit_usd",
+        "budget_spend_usd",
+        "budget_reserved_usd",
+        "budget_period_end_timestamp_seconds",
+        "budget_refusals_total",
+    }
+    made = {name for query in queries for name in RECORDED.findall(query) if not name.startswith("global:")}
+    assert made == {
+        "version:deepseek_meter_cost_usd_per_hour:rate3d",
+        "budget:deepseek_meter_used:ratio",
+        "budget:deepseek_meter_burn:rate1h",
+        "budget:deepseek_meter_burn:rate3d",
+        "budget:deepseek_meter_spend_usd:forecast6h",
+        "budget:deepseek_meter_spend_usd:forecast3d",
     }

@@ -13,6 +13,7 @@ MACROS = {"$__rate_interval": "1m", "$__range": "10m", "$__interval": "10s"}
 
 MAY_BE_EMPTY = {
     "Charged for peak hours (USD per hour)": "off-peak nothing is",
+    "Versions: Charged for peak hours": "as above",
     "Fixed costs (USD per hour)": "tokens only in this installation",
     "Balance gap (USD)": "there is no key to ask for the balance with",
     "Uncertain cost (USD per hour)": "only in a year whose holidays nobody has published",
@@ -21,6 +22,9 @@ MAY_BE_EMPTY = {
     "Usages that break a rule (per second)": "the simulator's add up",
     "Records that are lost or set aside": "none are",
     "Faults of metering (per second)": "there are none",
+    "Refused by a budget (per second)": "no budget of this installation is used up",
+    "Price changes": "no price list ends within these minutes",
+    "Band changes": "the test keeps away from the border of a band",
 }
 
 
@@ -47,7 +51,15 @@ def questions(folder: Path) -> Iterator[Question]:
 def _of_panels(board: dict[str, Any]) -> Iterator[Question]:
     for panel in board["panels"]:
         for target in panel.get("targets", []):
-            yield Question(board["title"], panel["title"], "panel", _filled(target["expr"]))
+            yield Question(board["title"], panel["title"] + _column(panel, target), "panel", _filled(target["expr"]))
+
+
+def _column(panel: dict[str, Any], target: dict[str, Any]) -> str:
+    """Which column of a table a query fills, to stand behind the table's title; nothing for other panels."""
+    if panel["type"] != "table":
+        return ""
+    _, organize = panel["transformations"]
+    return f": {organize['options']['renameByName']['Value #' + target['refId']]}"
 
 
 def _of_variables(board: dict[str, Any]) -> Iterator[Question]:
@@ -61,4 +73,4 @@ def _of_variables(board: dict[str, Any]) -> Iterator[Question]:
 def _filled(expression: str) -> str:
     for macro, value in MACROS.items():
         expression = expression.replace(macro, value)
-    return re.sub(r"\$\w+", ".*", expression)
+    return re.sub(r"\$[a-z]\w*", ".*", expression)  # `$1` belongs to label_replace
