@@ -49,6 +49,18 @@ class UsedUp(NamedTuple):
     free_s: int
 
 
+class PutRight(NamedTuple):
+    """How many reservations were held again, how many given back, and for which exchanges something is held that is not open.
+
+    `refused` says why nothing of it was done; empty where it was.
+    """
+
+    again: int = 0
+    back: int = 0
+    strangers: tuple[str, ...] = ()
+    refused: str = ""
+
+
 class Want(NamedTuple):
     """What to reserve in a budget: nano-units of its currency."""
 

@@ -83,6 +83,8 @@ for i = 1, #batch.relied_on, 2 do
     return {'unsettled', batch.relied_on[i]}
   end
 end
+local function held_field(hold) return string.format('held:%.0f', hold[2]) end
+
 local function is_hold(hold)
   return type(hold) == 'table' and type(hold[1]) == 'string' and type(hold[2]) == 'number'
     and type(hold[3]) == 'number' and hold[3] >= 0 and hold[3] % 1 == 0
@@ -93,7 +95,7 @@ local function check_hold(hold)
   if not is_hold(hold) then return 'a reservation cannot be read' end
   local wrong = check_type(batch.budgets .. hold[1], 'hash')
   if wrong then return wrong end
-  local total = redis.call('HGET', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]))
+  local total = redis.call('HGET', batch.budgets .. hold[1], held_field(hold))
   if total and not is_integer(total) then return 'what is held in ' .. hold[1] .. ' is no integer' end
 end
 
@@ -149,11 +151,13 @@ for index, addition in ipairs(batch.additions) do
     if expires_s > 0 then redis.call('EXPIREAT', key, addition.expires_s) end
   end
 end
--- What the exchange took of a budget is among the additions; what was held for it goes in the same moment.
+-- What the exchange took of a budget is among the additions; what was held for it goes in the same moment. Nothing can be
+-- held (no price), and HINCRBY takes no -0; a bucket that was pruned meanwhile counts nowhere any more.
 for id, holds in pairs(held) do
   for _, hold in ipairs(holds) do
-    if hold[3] > 0 then -- '-0' is no integer to Redis
-      redis.call('HINCRBY', batch.budgets .. hold[1], string.format('held:%.0f', hold[2]), string.format('-%.0f', hold[3]))
+    local key, field = batch.budgets .. hold[1], held_field(hold)
+    if hold[3] > 0 and redis.call('HEXISTS', key, field) == 1 then
+      redis.call('HINCRBY', key, field, string.format('-%.0f', hold[3]))
     end
   end
   redis.call('HDEL', batch.holds, id)

@@ -2,12 +2,14 @@
 --
 -- KEYS[1] holds of the journal: exchange id -> [[budget, bucket, nanos], ...]
 -- ARGV[1] the prefix of the budgets' keys, in the same slot as KEYS[1]
--- ARGV[2] {open: {id: "[[budget, bucket, nanos], ...]" or ""}, prune: [[budget, first bucket that is kept], ...]}
+-- ARGV[2] {open: {id: "[[budget, bucket, nanos], ...]" or ""}, over: [id, ...], prune: [[budget, first bucket that is kept], ...]}
 --
--- An open exchange without a text is one whose reservation nobody knows the answer of: left as it is. An id that is held
--- and not open belongs to an exchange whose record is applied, or that never began: it is given back.
+-- An open exchange without a text is one whose reservation nobody knows the answer of: left as it is. What is held for one
+-- that is `over` is given back. What is held for any other is left, and told: it may have been reserved while this was on its
+-- way, and only the owner, once it has this answer, knows.
 --
--- Returns {held again, given back}.
+-- Redis does not undo a script that fails half-way: everything is checked before the first write.
+-- Returns {"held", held again, given back, [id of a stranger, ...]} | {"refused", reason}.
 
 local PRUNE_ABOVE = 400 -- fields; a budget that is looked at twice a second should stay small
 
@@ -15,29 +17,68 @@ local said = cjson.decode(ARGV[2])
 
 local function whole(number) return string.format('%.0f', number) end
 
-local function add(text, sign)
-  for _, hold in ipairs(cjson.decode(text)) do
-    if hold[3] > 0 then redis.call('HINCRBY', ARGV[1] .. hold[1], 'held:' .. whole(hold[2]), sign .. whole(hold[3])) end -- '-0' is no integer to Redis
+local function is_hash(key)
+  local found = redis.call('TYPE', key).ok
+  return found == 'hash' or found == 'none'
+end
+
+-- What a text holds; or nil and the reason why it cannot be taken.
+local function read(text)
+  local is_read, holds = pcall(cjson.decode, text)
+  if not is_read then return nil, 'what is held cannot be read: ' .. text end
+  for _, hold in ipairs(holds) do
+    if not is_hash(ARGV[1] .. hold[1]) then return nil, ARGV[1] .. hold[1] .. ' is no hash' end
+  end
+  return holds
+end
+
+-- A bucket that was pruned meanwhile counts nowhere any more.
+local function add(holds, sign)
+  for _, hold in ipairs(holds) do
+    local key, field = ARGV[1] .. hold[1], 'held:' .. whole(hold[2])
+    if hold[3] > 0 and (sign == '' or redis.call('HEXISTS', key, field) == 1) then
+      redis.call('HINCRBY', key, field, sign .. whole(hold[3]))
+    end
   end
 end
 
-local again, back = 0, 0
-local held = redis.call('HGETALL', KEYS[1])
-local known = {}
-for i = 1, #held, 2 do
-  known[held[i]] = true
-  if said.open[held[i]] == nil then
-    add(held[i + 1], '-')
-    redis.call('HDEL', KEYS[1], held[i])
-    back = back + 1
+if not is_hash(KEYS[1]) then return {'refused', KEYS[1] .. ' is no hash'} end
+local held, over, strangers = {}, {}, {}
+local stored = redis.call('HGETALL', KEYS[1])
+for i = 1, #stored, 2 do held[stored[i]] = stored[i + 1] end
+for _, id in ipairs(said.over) do
+  if held[id] then
+    local holds, wrong = read(held[id])
+    if wrong then return {'refused', wrong} end
+    over[id] = holds
   end
 end
+local missing = {}
 for id, text in pairs(said.open) do
-  if not known[id] and text ~= '' then
-    add(text, '')
-    redis.call('HSET', KEYS[1], id, text)
-    again = again + 1
+  if not held[id] and text ~= '' then
+    local holds, wrong = read(text)
+    if wrong then return {'refused', wrong} end
+    missing[id] = holds
   end
+end
+for _, prune in ipairs(said.prune) do
+  if not is_hash(ARGV[1] .. prune[1]) then return {'refused', ARGV[1] .. prune[1] .. ' is no hash'} end
+end
+
+-- From here on everything is written.
+local again, back = 0, 0
+for id, holds in pairs(over) do
+  add(holds, '-')
+  redis.call('HDEL', KEYS[1], id)
+  back = back + 1
+end
+for id, holds in pairs(missing) do
+  add(holds, '')
+  redis.call('HSET', KEYS[1], id, said.open[id])
+  again = again + 1
+end
+for id in pairs(held) do
+  if not over[id] and said.open[id] == nil then strangers[#strangers + 1] = id end
 end
 for _, prune in ipairs(said.prune) do
   local key = ARGV[1] .. prune[1]
@@ -48,4 +89,4 @@ for _, prune in ipairs(said.prune) do
     end
   end
 end
-return {again, back}
+return {'held', again, back, strangers}

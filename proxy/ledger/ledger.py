@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from proxy.errors import JournalUnwritableError, StoreUnavailableError
-from proxy.ledger.budgets import Holds, StillOpen
+from proxy.ledger.holding import Holding
 from proxy.ledger.journal import (
     JournalDamagedError,
     JournalReader,
@@ -102,8 +102,8 @@ class Ledger:
         self._places = Places(store, is_named)
         self._shipper = self._shipper_for(self._writer.path)
         self._adopted: dict[str, _Adopted] = {}
-        self._budgets = tuple(budgets)
-        self.holds = Holds()
+        self._holding = Holding(store, journal_id, budgets, wall_s=wall_s, fault=self.fault)
+        self.holds = self._holding.holds
         self._unwritten: deque[tuple[UsageRecord, bytes]] = deque()
         self._pending_since_s: deque[tuple[int, float]] = deque()
         self._encoder = msgspec.json.Encoder()
@@ -200,11 +200,14 @@ class Ledger:
         if not self._shipping_is_due():
             return
         try:
-            await self._compare_if_due()
+            compared = await self._compare_if_due()
             await self._ship(self._shipper, self._shippable())
             self.holds.applied(self._shipper.applied)
-            for adopted in list(self._adopted.values()):
+            for adopted in self._adopted.values():
                 adopted.drained = await self._ship(adopted.shipper, TO_THE_END)
+            if compared:
+                await self._give_back()
+            for adopted in list(self._adopted.values()):
                 await self._drop_if_drained(adopted)
             self._note_store(answers=True)
         except StoreUnavailableError as error:
@@ -254,40 +257,45 @@ class Ledger:
     def _shippable(self) -> int:
         return self._writer.number if self._settings.fsync == "never" else self._writer.synced_number
 
-    async def _compare_if_due(self) -> None:
+    async def _compare_if_due(self) -> bool:
         """Every few seconds: does the store still know what it knew; are there journals without an owner; what is old."""
         now = time.monotonic()
         if now - self._compared_s < COMPARE_EVERY_S and self._store_answers:
-            return
+            return False
         self._resting.clear()
         await self._shipper.compare()
+        self.holds.applied(self._shipper.applied)  # also of a batch whose answer was lost: nothing of it is held again
         for adopted in self._adopted.values():
             await adopted.shipper.compare()
-        await self._say_what_is_open()
+        await self._holding.say_what_is_open()
         await self._adopt()
         await asyncio.to_thread(self._drop_old_segments, self._writer.path, self._shipper, keep_newest=True)
         self._compared_s = now
+        return True
 
-    async def _say_what_is_open(self) -> None:
-        """Let the store hold what is open here, and nothing for journals that are read to their end."""
-        if not self._budgets:
-            return
-        prune = {budget.name: budget.kept_from_s(self._wall_s()) for budget in self._budgets}
-        await self._hold(self._writer.journal_id, self.holds.still_open, prune)
-        for name, adopted in self._adopted.items():
-            recovered = self._adopted.get(name + SUFFIX)
-            if adopted.drained and not name.endswith(SUFFIX) and (recovered is None or recovered.drained):
-                await self._hold(name, {}, {})
+    async def _give_back(self) -> None:
+        """What is held for nobody, here and for journals that are read to their end."""
+        if self._shipper.applied >= self._shipper.highest:
+            await self._holding.give_back()
+        for owner in {name.removesuffix(SUFFIX) for name in self._adopted}:
+            await self._give_back_all_of(owner)
 
-    async def _hold(self, journal: str, still_open: StillOpen, prune: Mapping[str, int]) -> None:
-        again, back = await self._store.hold(journal, still_open, prune)
-        if again or back:
-            log.info("reservations_put_right", journal=journal, held_again=again, given_back=back)
+    async def _give_back_all_of(self, owner: str) -> None:
+        """Nothing is open in a journal that is read to its end, once what was recovered from it is, too."""
+        adopted = (self._adopted[name] for name in (owner, owner + SUFFIX) if name in self._adopted)
+        if all(one.drained for one in adopted):
+            await self._holding.give_back_all_of(owner)
 
     async def _adopt(self) -> None:
-        """Take over the journals whose owners are gone."""
+        """Take over the journals whose owners are gone; what was recovered from one goes to whoever has that one.
+
+        Only then somebody knows when both are read to their end, and nothing is open in them.
+        """
         for path in journals_in(self._journals):
             if path.name == self._writer.journal_id or path.name in self._adopted:
+                continue
+            owner = path.name.removesuffix(SUFFIX)
+            if owner != path.name and owner not in self._adopted and path.with_name(owner).exists():
                 continue
             lock = lock_abandoned(path)
             if lock is not None:
@@ -310,6 +318,7 @@ class Ledger:
         if adopted.drained:
             await asyncio.to_thread(self._drop_old_segments, adopted.path, adopted.shipper, keep_newest=False)
             if next(segments(adopted.path), None) is None:
+                await self._give_back_all_of(adopted.path.name.removesuffix(SUFFIX))
                 self._forget(adopted)
 
     def _forget(self, adopted: _Adopted) -> None:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 import structlog
 
-from proxy.ledger.answers import Applied, Behind, Position, RefusedBatch, Result, Unsettled
+from proxy.ledger.answers import Applied, Behind, Position, PutRight, RefusedBatch, Result, Unsettled
 from proxy.ledger.budgets import StillOpen
 from proxy.ledger.journal import JournalDamagedError, JournalReader, segments
 from proxy.ledger.places import Places
@@ -52,8 +52,10 @@ class AppliesBatches(SettlesRevisions, Protocol):
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:
         """Where the store stands with a journal."""
 
-    async def hold(self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int]) -> tuple[int, int]:
-        """Make what is reserved for a journal what is open in it."""
+    async def hold(
+        self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int], over: Sequence[str] = ()
+    ) -> PutRight:
+        """Hold what is open in a journal, and give back what is held for exchanges that are over."""
 
 
 class _Fresh(NamedTuple):

@@ -28,6 +28,7 @@ from proxy.ledger.answers import (
     Change,
     Held,
     Position,
+    PutRight,
     RefusedBatch,
     Result,
     Snapshot,
@@ -157,17 +158,22 @@ class Store:
         number, spent, held, free_s = (int(value) for value in answer[1:])
         return UsedUp(wants[number - 1].budget.name, spent, held, free_s)
 
-    async def hold(self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int]) -> tuple[int, int]:
-        """Make what is held for a journal what is open in it; how many were held again, and how many given back.
+    async def hold(
+        self, journal_id: str, still_open: StillOpen, prune: Mapping[str, int], over: Sequence[str] = ()
+    ) -> PutRight:
+        """Hold what is open in a journal, and give back what is held for exchanges that are over.
 
         None stands for an exchange whose reservation nobody heard the answer of. `prune`: of a budget, the first bucket
         that is still of use. See `hold.lua`.
         """
         texts = {name: "" if held is None else holds_text(held) for name, held in still_open.items()}
-        said = msgspec.json.encode({"open": texts, "prune": list(prune.items())})
+        said = msgspec.json.encode({"open": texts, "over": over, "prune": list(prune.items())})
         async with _translated():
-            again, back = await self._hold(keys=[self.key(holds_hash(journal_id))], args=[self.key(BUDGETS), said])
-        return int(again), int(back)
+            word, *found = await self._hold(keys=[self.key(holds_hash(journal_id))], args=[self.key(BUDGETS), said])
+        if word == b"refused":
+            return PutRight(refused=found[0].decode())
+        again, back, strangers = found
+        return PutRight(int(again), int(back), tuple(name.decode() for name in strangers))
 
     async def places(self, label: str, asked: Asked) -> Sequence[int]:
         """1 for each name that has a place among the values of a label, else 0; see `places.lua`."""
