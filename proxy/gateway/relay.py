@@ -209,7 +209,7 @@ class Relay:
             Whose(asked.payer, asked.app, version, request.model, asked.purpose.value, asked.budgets),
             exchange.upstream,
             request,
-            lambda: bounds_in(plain_body(sent.body, sent.content_encoding)),
+            lambda: bounds_in(plain_body(sent.body, sent.content_encoding), request.api),
         )
         wants = admission.wants(candidate)
         if not wants:

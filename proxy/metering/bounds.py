@@ -1,7 +1,9 @@
 """What a request's body says about the most it can cost: pure, and read only where a budget wants to know.
 
-Rule: a bound that cannot be told is said to be none (`unbounded_by`), never guessed. What refers to text that is not in the body
-(a file, an earlier answer kept by the host, a picture behind a URL), and tools that the host runs by itself, have none.
+Rule 1: a bound that cannot be told is said to be none (`unbounded_by`), never guessed. What refers to text that is not in the
+        body (a file, an earlier answer kept by the host), pictures and sound (whose tokens go by their size on a screen), and
+        tools that the host runs by itself, have none.
+Rule 2: a limit counts where its dialect knows it. Another one's name may be ignored by the host, and so limits nothing.
 """
 
 from collections.abc import Iterator
@@ -10,11 +12,25 @@ from typing import Any, Final
 import msgspec
 
 from proxy.metering.faults import UNREADABLE
+from proxy.usage import Api
 
 _LIMITS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_LIMIT_OF: Final = {Api.RESPONSES: "max_output_tokens"}
+"""The limit that a dialect knows (api-docs.deepseek.com, create-chat-completion, responses_api, anthropic_api); else `max_tokens`."""
+
 _CHOICES: Final = ("n", "best_of")
-_ELSEWHERE: Final = frozenset({"file_id", "file_url", "previous_response_id", "conversation", "container"})
-_CLIENTS_TOOLS: Final = frozenset({"function", "custom", None})
+_ELSEWHERE: Final = ("previous_response_id", "conversation", "container")
+_RUN_BY_THE_HOST: Final = ("mcp_servers", "plugins", "search_parameters", "web_search_options")
+_FILES: Final = frozenset({"file_id", "file_url"})
+_NOT_TEXT: Final = frozenset(
+    {"audio", "document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "item_reference"}
+    | {"video", "video_url"}
+)
+_CLIENTS_TOOLS: Final = ("function", "custom", None)
+_OF_THE_CLIENT: Final = frozenset({"input_schema", "json_schema", "parameters", "schema"})
+"""What stands below these is data of the client, which the model reads as text, whatever it is called in there."""
+
+_CALLS: Final = ("tool_use", "function_call")
 _MOST: Final = 10**9
 
 
@@ -32,8 +48,8 @@ class Bounds(msgspec.Struct, frozen=True):
 UNREAD: Final = Bounds(unbounded_by="a body that cannot be read")
 
 
-def bounds_in(body: bytes) -> Bounds:
-    """The bounds in a plain body."""
+def bounds_in(body: bytes, api: Api = Api.CHAT) -> Bounds:
+    """The bounds in a plain body of a dialect."""
     try:
         asked = msgspec.json.decode(body)
     except UNREADABLE:
@@ -44,11 +60,21 @@ def bounds_in(body: bytes) -> Bounds:
     choices = [asked[name] for name in _CHOICES if asked.get(name) is not None]
     if not all(_is_count(number) for number in (*limits, *choices)):
         return Bounds(unbounded_by="a limit that is no whole number")
-    return Bounds(max(limits, default=None), max(1, *choices, 1), next(_unbounded(asked), ""))
+    is_limited = asked.get(_LIMIT_OF.get(api, "max_tokens")) is not None
+    most = max(limits) if is_limited else None
+    return Bounds(most, max(1, *choices, 1) * _prompts(asked), next(_unbounded(asked), ""))
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _prompts(asked: dict[str, Any]) -> int:
+    """A completion may have several prompts, each with its choices; a list of numbers is one, of tokens."""
+    prompt = asked.get("prompt")
+    if not isinstance(prompt, list) or all(isinstance(one, int) for one in prompt):
+        return 1
+    return len(prompt)
 
 
 def _unbounded(asked: dict[str, Any]) -> Iterator[str]:
@@ -57,20 +83,28 @@ def _unbounded(asked: dict[str, Any]) -> Iterator[str]:
         kind = tool.get("type") if isinstance(tool, dict) else ""
         if kind not in _CLIENTS_TOOLS:
             yield f"the tool {kind!s:.40}, which runs at the upstream"
-    yield from _elsewhere(asked)
+    yield from (f"{name}, which runs at the upstream" for name in _RUN_BY_THE_HOST if asked.get(name))
+    yield from (f"{name}, which refers to text that is not in the body" for name in _ELSEWHERE if asked.get(name))
+    if isinstance(asked.get("prompt"), dict):
+        yield "a prompt that is kept by the upstream"
+    yield from _not_in_the_body(asked)
 
 
-def _elsewhere(value: Any) -> Iterator[str]:
-    """Whatever refers to something outside the body, at any depth; without recursion, since a client decides the depth."""
-    waiting = [value]
+def _not_in_the_body(asked: dict[str, Any]) -> Iterator[str]:
+    """Whatever is more than its text, at any depth; without recursion, since a client decides the depth."""
+    waiting: list[Any] = [asked]
     while waiting:
         one = waiting.pop()
         if isinstance(one, list):
             waiting += one
         elif isinstance(one, dict):
+            kind = one.get("type")
+            if isinstance(kind, str) and kind in _NOT_TEXT:
+                yield f"a part of type {kind}, whose tokens do not go by its bytes"
             for key, inner in one.items():
-                if key in _ELSEWHERE and inner:
+                if key in _FILES and inner:
                     yield f"{key}, which refers to text that is not in the body"
-                if key in ("url", "image_url") and isinstance(inner, str) and not inner.startswith("data:"):
-                    yield "a picture behind a URL"
-                waiting.append(inner)
+                if key == "image_url" and inner:
+                    yield "a picture, whose tokens do not go by its bytes"
+                if not (key in _OF_THE_CLIENT or (key == "input" and kind in _CALLS)):
+                    waiting.append(inner)
