@@ -242,10 +242,11 @@ def _shares(
     facts: ExchangeFacts, version: str, instant_s: float, charges: tuple[Charge, ...], pricing: Pricing
 ) -> tuple[Share, ...]:
     """What the exchange takes of budgets; what costs nothing, and was not let down in the middle, takes nothing."""
-    if not pricing.budgets or not (charges or facts.reserved):
+    reserved = facts.reserved if facts.sent else ()  # what never left us cannot have cost anything
+    if not pricing.budgets or not (charges or reserved):
         return ()
     whose = Whose(facts.payer, facts.app, version, facts.request.model, facts.purpose.value, facts.named)
-    return shares(pricing.budgets, whose, instant_s, facts.reserved, charges=charges, outcome=facts.outcome)
+    return shares(pricing.budgets, whose, instant_s, reserved, charges=charges, outcome=facts.outcome)
 
 
 def _charges(

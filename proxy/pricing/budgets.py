@@ -84,10 +84,10 @@ class Budget(msgspec.Struct, frozen=True):
             return False
         asker = whose.payer if self.refuses else whose.app
         return (
-            fnmatchcase(asker, self.app)
-            and fnmatchcase(base_of(whose.version), self.version)
-            and fnmatchcase(whose.model, self.model)
-            and fnmatchcase(whose.purpose, self.purpose)
+            _fits(asker, self.app)
+            and _fits(base_of(whose.version), self.version)
+            and _fits(whose.model, self.model)
+            and _fits(whose.purpose, self.purpose)
         )
 
     def bucket_at(self, at_s: float) -> Span:
@@ -111,6 +111,11 @@ class Budget(msgspec.Struct, frozen=True):
     def kept_from_s(self, at_s: float) -> int:
         """Buckets that begin before this are of no use any more."""
         return int(at_s) - (3 * self.rolling_s if self.rolling_s else _KEPT_S[self.period])
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """`*` and `?` stand for others; a bracket, which names may hold, for itself."""
+    return pattern == "*" or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _budget(one: BudgetSettings, settings: Settings) -> Budget:
@@ -140,10 +145,13 @@ def _budget(one: BudgetSettings, settings: Settings) -> Budget:
 
 def calendar_period(period: str, at_s: float, zone: ZoneInfo) -> Span:
     """The hour, day, week (from Monday) or month of an instant, as a clock on the wall of the zone has it."""
-    local = datetime.fromtimestamp(at_s, zone)
+    second = int(
+        at_s
+    )  # by whole seconds: `fromtimestamp` rounds, and would show the last microsecond as the next period
+    local = datetime.fromtimestamp(second, zone)
     if period == "hour":  # by the instant: an hour that the clock shows twice is two
-        past_s = local.minute * 60 + local.second
-        return Span(int(at_s) - past_s, int(at_s) - past_s + HOUR_S)
+        start_s = second - local.minute * 60 - local.second
+        return Span(start_s, start_s + HOUR_S)
     start = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if period == "week":
         start -= timedelta(days=start.weekday())
@@ -167,14 +175,17 @@ def shares(
 ) -> tuple[Share, ...]:
     """What an exchange takes of each budget it counts in: in the bucket it was reserved in, else in that of the instant.
 
-    One that was interrupted may have cost all that was reserved for it, so it keeps at least that.
+    One that was interrupted may have cost all that was reserved for it, so it keeps at least that, whatever it is taken for now.
     """
     held = {share.budget: share for share in reserved}
+    interrupted = outcome is Outcome.INTERRUPTED
     found = []
     for budget in budgets:
-        if budget.is_for(whose):
-            share = held.get(budget.name) or Share(budget.name, budget.bucket_at(at_s).start_s)
-            cost = sum(charge.total_nanos for charge in charges if charge.currency == budget.currency)
-            least = share.reserved_nanos if outcome is Outcome.INTERRUPTED else 0
-            found.append(msgspec.structs.replace(share, taken_nanos=max(cost, least)))
+        counts = budget.is_for(whose)
+        if not counts and not (interrupted and budget.name in held):
+            continue
+        share = held.get(budget.name) or Share(budget.name, budget.bucket_at(at_s).start_s)
+        cost = sum(charge.total_nanos for charge in charges if charge.currency == budget.currency) if counts else 0
+        least = share.reserved_nanos if interrupted else 0
+        found.append(msgspec.structs.replace(share, taken_nanos=max(cost, least)))
     return tuple(found)
