@@ -67,6 +67,9 @@ from proxy.vocabulary_files import load_tokenizer
 
 REPORT_EVERY_S: Final = 1.0
 GC_ALLOCATIONS: Final = 20_000
+LATE_S: Final = 10.0
+"""By how much an exchange may outlast its upstream's total timeout: it is asked for a little before, and limits are kept late."""
+
 ORPHAN_GRACE_S: Final = 1.0
 """How long open exchanges may go on when the supervisor is gone: the next start waits for our port and our journals."""
 
@@ -245,7 +248,8 @@ class GatewayWorker:
     def _prices(self, candidate: Candidate, currency: str, *, dearest: bool) -> Prices | None:
         """What tokens cost an exchange that begins now: at this moment, or at the dearest before it has to end."""
         now_s = time.time()
-        longest_s = self._orders.settings.all_upstreams()[candidate.upstream].total_timeout_seconds if dearest else 0.0
+        total_s = self._orders.settings.all_upstreams()[candidate.upstream].total_timeout_seconds
+        longest_s = total_s + LATE_S if dearest else 0.0
         pricing = self._pricing
         return dearest_prices(
             pricing.catalog,

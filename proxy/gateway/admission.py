@@ -142,11 +142,14 @@ def used_up_text(want: Want, answer: UsedUp) -> str:
     spent, held, limit, need = (
         f"{nanos / NANO:.6f}" for nanos in (answer.spent_nanos, answer.held_nanos, budget.limit_nanos, want.nanos)
     )
-    free = datetime.fromtimestamp(answer.free_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return (
+    told = (
         f"The budget {budget.name} is used up: {spent} of {limit} {budget.currency} spent, {held} held for exchanges under "
-        f"way, and this one may cost {need}. It has room again at {free}, or when one under way costs less than was held."
+        f"way, and this one may cost {need}."
     )
+    if want.nanos > budget.limit_nanos:
+        return f"{told} That is more than the whole budget: ask for less, such as a lower max_tokens."
+    free = datetime.fromtimestamp(answer.free_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{told} It has room again at {free}, or when one under way costs less than was held."
 
 
 def likely_nanos(body_bytes: int, bounds: Bounds, likely: Likely, prices: Prices | None) -> int:

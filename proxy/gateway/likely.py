@@ -105,9 +105,9 @@ class Learner:
         return COLD
 
     def _place(self, place: tuple[str, str]) -> _Learned:
-        found = self._places.get(place)
-        if found is None:
-            if len(self._places) >= MOST_PLACES:  # names come from clients
-                self._places.pop(next(iter(self._places)))
-            found = self._places[place] = _Learned()
+        """The newest is kept last: names come from clients, and one that makes them up must not push out those in use."""
+        found = self._places.pop(place, None) or _Learned()
+        if len(self._places) >= MOST_PLACES:
+            self._places.pop(next(iter(self._places)))
+        self._places[place] = found
         return found

@@ -5,7 +5,7 @@ nobody has published or configured. Such an instant is charged at the peak price
 it, so that the difference can be counted as uncertain instead of being guessed away.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from types import MappingProxyType
@@ -19,7 +19,9 @@ from proxy.pricing.rows import DAY_SECONDS, NANOS
 from proxy.settings import DEFAULT_UPSTREAM
 from proxy.usage import KINDS, Band, Kind
 
-STEP_S: Final = 900
+SHANGHAI_MIDNIGHT_S: Final = 16 * 3600
+"""In seconds of the UTC day."""
+
 NO_HOLIDAYS: Final[HolidayCalendar] = MappingProxyType({})
 
 
@@ -84,20 +86,34 @@ def dearest_prices(
 ) -> tuple[int, int, int, int] | None:
     """The highest price of each kind (nano-units per million tokens) from one instant to another; None where one is not known.
 
-    Looked at every quarter of an hour, the finest step of any published window.
+    Prices change at borders and nowhere else, so those are looked at, with both ends.
     """
     first_s, last_s = span_s
-    instants = [
-        first_s,
-        *(at_s for at_s in range(int(first_s) // STEP_S * STEP_S + STEP_S, int(last_s), STEP_S)),
-        last_s,
-    ]
+    borders = _borders(catalog, version, currency, span_s, seller)
+    instants = {first_s, last_s, *(at_s for at_s in borders if first_s < at_s < last_s)}
     rates = [rate_at(catalog, version, currency, at_s, model=model, seller=seller) for at_s in instants]
     known = [rate.nanos_per_million for rate in rates if rate is not None]
     if len(known) < len(rates):
         return None
     hit, miss, reasoning, answer = (max(prices) for prices in zip(*known, strict=True))
     return hit, miss, reasoning, answer
+
+
+def _borders(
+    catalog: Catalog, version: str, currency: str, span_s: tuple[float, float], seller: Seller
+) -> Iterator[float]:
+    """Where a price may change around a time: a sheet begins or ends, a window does, the day of Shanghai does."""
+    first_s, last_s = span_s
+    days = [day * DAY_SECONDS for day in range(int(first_s) // DAY_SECONDS, int(last_s) // DAY_SECONDS + 1)]
+    yield from (day + SHANGHAI_MIDNIGHT_S for day in days)
+    timelines = (
+        prices for sheets in price_lists(catalog, version, seller) for prices in sheets.get(currency, {}).values()
+    )
+    for span in (span for prices in timelines for span in prices.spans):
+        if span.to_s > first_s and span.from_s <= last_s:
+            yield from (span.from_s, span.to_s)
+            windows = span.value.rule.windows if span.value is not None and span.value.rule is not None else ()
+            yield from (day + at_s for day in days for window in windows for at_s in window)
 
 
 def bands(
