@@ -1,0 +1,209 @@
+"""What is held is what its owner says is open: in the order in which a ledger says it, and with others asking meanwhile."""
+
+import asyncio
+import os
+import time
+
+from ledger.given import encoded, record
+
+from proxy.ledger.answers import Want
+from proxy.ledger.budgets import holds_hash
+from proxy.ledger.holding import Holding
+from proxy.ledger.journal import JournalWriter, lock_abandoned
+from proxy.ledger.ledger import Ledger
+from proxy.ledger.recovery import recover
+from proxy.ledger.tally import Retention
+from proxy.pricing.budgets import Budget
+from proxy.settings import JournalSettings
+from proxy.usage import Api, BegunMark, Outcome, Share
+
+budget = Budget("b", 1000, "USD", refuses=True)
+
+
+def held_for(shelf, journal):
+    return {name.decode() for name in shelf.hash(holds_hash(journal))}
+
+
+async def reserve(store, journal, name, holds=None):
+    if holds is not None:
+        holds.asking(name)
+    answer = await store.reserve(journal, name, [Want(budget, 100)], time.time())
+    if holds is not None:
+        holds.held(name, answer.shares)
+    return answer.shares
+
+
+def recovered(mark, end_s):
+    taken = tuple(Share(one.budget, one.bucket_s, one.reserved_nanos, one.reserved_nanos) for one in mark.reserved)
+    return record(
+        1, exchange_id=mark.exchange_id, outcome=Outcome.INTERRUPTED, end_s=end_s, shares=taken, is_reserved=True
+    )
+
+
+def ledger_on(store, folder, name, **changes):
+    return Ledger(
+        store,
+        folder,
+        name,
+        JournalSettings(**{"fsync": "never", **changes}),
+        Retention(),
+        recover_record=recovered,
+        budgets=[budget],
+    )
+
+
+async def a_round(ledger):
+    """One round with a comparison, as `run` makes them every few seconds."""
+    ledger._compared_s = ledger._shipped_s = float("-inf")
+    await ledger._round()
+
+
+async def ended(ledger):
+    ledger.stop()
+    await ledger.run()
+
+
+def test_who_reserves_while_it_is_said_what_is_open_is_not_given_back(shelf):
+    """The exchange is not among the open ones that were sent, and is held when they arrive."""
+
+    class Meanwhile:
+        """Lets an exchange reserve between the list of the open ones and the script that reads it."""
+
+        def __init__(self, store):
+            self.store = store
+            self.holding = None
+
+        async def hold(self, journal, still_open, prune, over=()):
+            still_open = dict(still_open)
+            if self.holding is not None:
+                await reserve(self.store, "j", f"x-{time.monotonic_ns()}", self.holding.holds)
+            return await self.store.hold(journal, still_open, prune, over)
+
+    async def work(store):
+        between = Meanwhile(store)
+        holding = Holding(between, "j", [budget], wall_s=time.time, fault=lambda *_: None)
+        between.holding = holding
+        for _ in range(3):
+            await holding.say_what_is_open()
+            await holding.give_back()
+        return set(holding.holds.still_open)
+
+    still_open = shelf.run(work)
+
+    assert len(still_open) >= 3
+    assert held_for(shelf, "j") == still_open
+
+
+def test_what_is_held_for_nobody_is_given_back(shelf):
+    async def work(store):
+        holding = Holding(store, "j", [budget], wall_s=time.time, fault=lambda *_: None)
+        await reserve(store, "j", "mine", holding.holds)
+        await reserve(store, "j", "nobody's")
+        await holding.say_what_is_open()
+        await holding.give_back()
+
+    shelf.run(work)
+
+    assert held_for(shelf, "j") == {"mine"}
+
+
+def test_without_budgets_nothing_is_asked():
+    async def work():
+        holding = Holding(None, "j", [], wall_s=time.time, fault=lambda *_: None)
+        await holding.say_what_is_open()
+        await holding.give_back()
+        await holding.give_back_all_of("k")
+
+    asyncio.run(work())
+
+
+def test_a_key_that_is_not_ours_is_a_fault_and_records_are_shipped_all_the_same(shelf, client, tmp_path):
+    async def work(store):
+        ledger = ledger_on(store, tmp_path, "j")
+        shares = await reserve(store, "j", "x-1", ledger.holds)
+        client.delete(shelf.key("budget:b"), shelf.key(holds_hash("j")))
+        client.set(shelf.key("budget:b"), "mine")
+        ledger.record(record(2))
+        await a_round(ledger)
+        await ended(ledger)
+        return shares, dict(ledger.faults)
+
+    _, faults = shelf.run(work)
+
+    assert shelf.records() == ["x-2"]
+    assert faults["hold"] >= 1
+
+
+def test_a_worker_that_died_before_it_wrote_anything_leaves_nothing_held(shelf, tmp_path):
+    """Its journal is empty, and so is forgotten in the round in which it is found."""
+
+    async def work(store):
+        JournalWriter(tmp_path, "dead", 4096).close()
+        await reserve(store, "dead", "x-1")
+        ledger = ledger_on(store, tmp_path, "j")
+        await a_round(ledger)
+        await ended(ledger)
+
+    shelf.run(work)
+
+    assert not (tmp_path / "dead").exists()
+    assert held_for(shelf, "dead") == set()
+    assert set(shelf.hash("budget:b").values()) == {b"0"}
+
+
+def test_a_journal_that_is_too_old_to_be_kept_is_given_back_before_it_is_forgotten(shelf, tmp_path):
+    async def work(store):
+        writer = JournalWriter(tmp_path, "dead", 4096)
+        writer.append(encoded(record(1)))
+        writer.close()
+        await reserve(store, "dead", "no mark of it")
+        ledger = ledger_on(store, tmp_path, "j", keep_bytes=1)
+        await a_round(ledger)
+        await ended(ledger)
+
+    shelf.run(work)
+
+    assert shelf.records() == ["x-1"]
+    assert held_for(shelf, "dead") == set()
+
+
+def test_what_is_held_for_an_interrupted_exchange_stays_until_its_record_is_in_the_counters(shelf, tmp_path):
+    """Recovered records are taken over only by whoever has the journal they came from."""
+
+    async def work(store):
+        writer = JournalWriter(tmp_path, "dead", 4096)
+        shares = await reserve(store, "dead", "x-1")
+        writer.begin("x-1", encoded(BegunMark("x-1", 0.0, Api.CHAT, "m", "a", reserved=shares)))
+        writer.close()
+        recover(tmp_path / "dead", recovered, 4096)
+        ledger = ledger_on(store, tmp_path, "j")
+        another = lock_abandoned(tmp_path / "dead")
+        await a_round(ledger)
+        adopted = [set(ledger._adopted)]
+        os.close(another)
+        await a_round(ledger)
+        adopted.append(set(ledger._adopted))
+        await ended(ledger)
+        return adopted
+
+    assert shelf.run(work) == [set(), {"dead", "dead.recovered"}]
+    assert held_for(shelf, "dead") == set()
+    assert sum(int(value) for name, value in shelf.hash("budget:b").items() if name.startswith(b"spent:")) == 100
+
+
+def test_a_batch_whose_answer_was_lost_is_not_held_again(shelf, tmp_path):
+    async def work(store):
+        ledger = ledger_on(store, tmp_path, "j")
+        shares = await reserve(store, "j", "x-1", ledger.holds)
+        ledger.record(record(1, shares=shares, is_reserved=True))
+        another = ledger_on(store, tmp_path, "k")
+        shipper = ledger._shipper_for(tmp_path / "j")  # the same journal: its batch is applied, and `ledger` not told
+        await shipper.ship(1)
+        shipper.close()
+        await ledger._compare_if_due()
+        found = held_for(shelf, "j")
+        await ended(ledger)
+        await ended(another)
+        return found
+
+    assert shelf.run(work) == set()
