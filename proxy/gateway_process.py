@@ -20,6 +20,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from proxy.budget_admission import admission_of
 from proxy.catalog_files import LOOK_EVERY_S, LiveCatalog
 from proxy.child import (
     OVERHEAD_BUCKETS_S,
@@ -33,7 +34,7 @@ from proxy.child import (
 )
 from proxy.client_keys import LONGEST_WAIT_S, WorkerKeys
 from proxy.errors import VersionMismatchError
-from proxy.gateway.admission import Admission, Candidate, Prices
+from proxy.gateway.admission import Admission
 from proxy.gateway.connection import HeadLimits
 from proxy.gateway.counting import Counting
 from proxy.gateway.draining import caps_for
@@ -57,7 +58,6 @@ from proxy.metering.calibration import Errors
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.pricing.budgets import budgets_of
-from proxy.pricing.tariff import dearest_prices
 from proxy.pricing.versions import expected, mismatch
 from proxy.settings import GatewaySettings, Settings, UpstreamSettings
 from proxy.tls import server_tls
@@ -67,8 +67,6 @@ from proxy.vocabulary_files import load_tokenizer
 
 REPORT_EVERY_S: Final = 1.0
 GC_ALLOCATIONS: Final = 20_000
-LATE_S: Final = 10.0
-"""By how much an exchange may outlast its upstream's total timeout: it is asked for a little before, and limits are kept late."""
 
 ORPHAN_GRACE_S: Final = 1.0
 """How long open exchanges may go on when the supervisor is gone: the next start waits for our port and our journals."""
@@ -231,33 +229,13 @@ class GatewayWorker:
         return record
 
     def _new_admission(self) -> Admission | None:
-        refusing = [budget for budget in self._budgets if budget.refuses]
-        if not refusing:
-            return None
-        return Admission(
-            refusing,
+        return admission_of(
+            self._orders.settings,
             self._store,
-            self._ledger.holds,
-            self._life,
-            prices=self._prices,
+            self._ledger,
+            journal_id=self._life,
+            pricing=lambda: self._pricing,
             likely=self._learner.likely,
-            wall_s=time.time,
-            fault=self._ledger.fault,
-        )
-
-    def _prices(self, candidate: Candidate, currency: str, *, dearest: bool) -> Prices | None:
-        """What tokens cost an exchange that begins now: at this moment, or at the dearest before it has to end."""
-        now_s = time.time()
-        total_s = self._orders.settings.all_upstreams()[candidate.upstream].total_timeout_seconds
-        longest_s = total_s + LATE_S if dearest else 0.0
-        pricing = self._pricing
-        return dearest_prices(
-            pricing.catalog,
-            candidate.whose.version,
-            currency,
-            (now_s, now_s + longest_s),
-            model=candidate.request.model,
-            seller=pricing.seller(candidate.upstream),
         )
 
     def _entry(self) -> Entry:

@@ -14,7 +14,7 @@ COMPOSITION = {
     "price_command", "verify_command", "vocabulary_files", "upstreams", "installation", "check_command",
     "report_cli", "report_command", "report_table",
     "client_keys", "command_options", "hash_secret", "keys_check", "keys_cli", "keys_command",
-    "logs", "tls",
+    "logs", "tls", "budget_admission",
     "audit_command", "audit_facts", "audit_trail",
 }  # fmt: skip
 MAY_IMPORT = {
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "catalog_files": FACTS | {"pricing"},
 }
 OWNERS = {
-    "redis": {"ledger.store", "ledger.embedded"},
+    "redis": {"ledger.store", "ledger.redis_clients", "ledger.embedded"},
     "prometheus_client": {"console.metrics"},
     "chinese_calendar": {"pricing.calendar"},
     "tiktoken": {"metering.tokenizer"},
@@ -41,6 +41,7 @@ OWNERS = {
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {
         "gateway.connection",
+        "gateway.incoming",
         "gateway.relay",
         "gateway.responding",
         "gateway.upstream",

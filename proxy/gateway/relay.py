@@ -1,6 +1,6 @@
 """The relay: a request in, the upstream's answer out, chunk by chunk and unchanged; one record written on the way.
 
-With `upstream`, `responding` and `connection` the only places of the data path that know the HTTP library; what is decided,
+With `incoming`, `upstream`, `responding` and `connection` the only places of the data path that know the HTTP library; what is decided,
 is decided on plain values in `headers`, `entry`, `admission`, `exchange` and `recording`. The order that matters: a chunk is
 looked at, then passed on; at the end of an exchange the record is written before the client can see that end.
 """
@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import StreamReader
 
 from proxy.errors import (
     BadRequestError,
@@ -24,13 +23,12 @@ from proxy.errors import (
     UpstreamStalledError,
 )
 from proxy.gateway.admission import Admission, Candidate
-from proxy.gateway.client_keys import Presented
 from proxy.gateway.connection import ClientServer, HeadLimits
 from proxy.gateway.draining import Background, drain
 from proxy.gateway.entry import Admitted, Asking, Entry
 from proxy.gateway.estimating import Sent
 from proxy.gateway.exchange import Asked, Clock, Exchange, KeepsRecords, Maker, outcome_of
-from proxy.gateway.framing import LineBreakError, objection
+from proxy.gateway.framing import LineBreakError
 from proxy.gateway.headers import (
     ERROR_HEADER,
     EXCHANGE_HEADER,
@@ -41,7 +39,16 @@ from proxy.gateway.headers import (
     with_length,
 )
 from proxy.gateway.hosts import Host, Hosts
-from proxy.gateway.keys import ANONYMOUS, CREDENTIAL_HEADERS
+from proxy.gateway.incoming import (
+    break_off,
+    give_up_on,
+    is_behind,
+    objection_to,
+    path_of,
+    presented_by,
+    whole_body,
+)
+from proxy.gateway.keys import ANONYMOUS
 from proxy.gateway.limits import ClientSide
 from proxy.gateway.recording import RecordMaker
 from proxy.gateway.responding import PassedResponse, filter_for, pass_on_body
@@ -151,7 +158,7 @@ class Relay:
             purpose_of(headers.get("X-Meter-Purpose")),
             label_of(headers.get("X-Meter-Expect-Version")),
         )
-        facts = RequestFacts(api_of(request.method, _path(request)))
+        facts = RequestFacts(api_of(request.method, path_of(request)))
         return Exchange(
             parts.new_id(),
             upstream=parts.hosts.default.name,
@@ -164,13 +171,13 @@ class Relay:
 
     async def _relay(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         parts = self._parts
-        if reason := _objection(request):
+        if reason := objection_to(request):
             raise BadRequestError(reason)
         admitted = self._admit(request, exchange)
         body = await self._read_body(request)
         read_s = parts.clock.monotonic_s()
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "")
-        exchange.request = read_request(exchange.request.api, body, encoding, _path(request))
+        exchange.request = read_request(exchange.request.api, body, encoding, path_of(request))
         exchange.body = Sent(body, encoding)
         host = self._route(exchange)
         parts.entry.allow(admitted, lambda: self._asking(request, exchange))
@@ -191,7 +198,7 @@ class Relay:
             stalled = isinstance(error, UpstreamStalledError)
             exchange.end(Outcome.TIMED_OUT if stalled else Outcome.UPSTREAM_DISCONNECTED)
             await exchange.settled()
-            _break_off(request)
+            break_off(request)
         except (ConnectionError, asyncio.CancelledError):
             self._read_on(exchange, _there(answer))
             raise
@@ -224,7 +231,7 @@ class Relay:
 
     def _admit(self, request: web.BaseRequest, exchange: Exchange) -> Admitted:
         """Find out who asks, and why. Raises RelayError for somebody who is not let in; that is a record, too."""
-        entry, presented = self._parts.entry, _presented(request)
+        entry, presented = self._parts.entry, presented_by(request)
         admitted = entry.admit(presented)
         budgets = admitted.key.budgets if admitted.key else ()
         exchange.asked = exchange.asked._replace(app=admitted.app, payer=admitted.payer, budgets=budgets)
@@ -234,7 +241,7 @@ class Relay:
 
     def _asking(self, request: web.BaseRequest, exchange: Exchange) -> Asking:
         known = self._parts.expected_version(exchange.upstream, exchange.request, self._parts.clock.wall_s())
-        return Asking(exchange.request, *exchange.body, _path(request), known)
+        return Asking(exchange.request, *exchange.body, path_of(request), known)
 
     async def _take_place(self, admitted: Admitted, exchange: Exchange) -> None:
         """Take a place under the limits of whoever asks, where he has any. The exchange gives it back at its end."""
@@ -283,9 +290,9 @@ class Relay:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             if request.content.is_eof():  # as nearly always: it came together with the head, and needs no timer
-                return await _whole(request.content, limit)
+                return await whole_body(request.content, limit)
             async with asyncio.timeout(self._parts.limits.body_timeout_s):
-                return await _whole(request.content, limit)
+                return await whole_body(request.content, limit)
         except TimeoutError as error:
             raise RequestTimeoutError("The request's body did not come in time.") from error
         except HttpProcessingError as error:
@@ -329,28 +336,6 @@ class Relay:
         return response
 
 
-async def _whole(content: StreamReader, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := await content.readany():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise RequestTooLargeError.beyond(limit)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _objection(request: web.BaseRequest) -> str:
-    version = request.version[0], request.version[1]
-    return objection(version, request.method, request.raw_path, request.headers.get(hdrs.TRANSFER_ENCODING))
-
-
-def _presented(request: web.BaseRequest) -> Presented:
-    headers = request.headers
-    shown = tuple(value for name in CREDENTIAL_HEADERS for value in headers.getall(name, ()) if value)
-    return Presented(request.method, _path(request), shown, headers.get("X-Meter-App"), headers.get("X-Meter-Purpose"))
-
-
 def _model_of(exchange: Exchange) -> str:
     """The model that decides the host, also of a request that costs no tokens. Raises BadRequestError where it cannot be read.
 
@@ -371,7 +356,7 @@ async def _sending(request: web.BaseRequest, host: Host, body: bytes, headers: R
         headers,
         body,
         chunked=hdrs.TRANSFER_ENCODING in request.headers,
-        client=ClientSide(partial(_is_behind, request), partial(_give_up, request)),
+        client=ClientSide(partial(is_behind, request), partial(give_up_on, request)),
     )
 
 
@@ -386,25 +371,3 @@ def _there(answer: Answer) -> "asyncio.Future[Answer]":
     there: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     there.set_result(answer)
     return there
-
-
-def _break_off(request: web.BaseRequest) -> None:
-    """Close the client's connection behind what was sent, without a proper end: it sees the same break."""
-    if request.transport is not None:
-        request.transport.close()
-
-
-def _is_behind(request: web.BaseRequest) -> bool:
-    """True while the client has not read what was sent to it."""
-    return request.transport is not None and request.transport.get_write_buffer_size() > 0
-
-
-def _give_up(request: web.BaseRequest) -> None:
-    """Drop a client that does not read any more: what is still to be sent to it will never be."""
-    if request.transport is not None:
-        request.transport.abort()
-
-
-def _path(request: web.BaseRequest) -> str:
-    """What decides the dialect and what is open: neither the query nor a fragment, which many servers drop."""
-    return request.raw_path.partition("?")[0].partition("#")[0]

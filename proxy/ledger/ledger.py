@@ -26,6 +26,7 @@ from proxy.ledger.journal import (
     lock_abandoned,
     segments,
 )
+from proxy.ledger.keeping import DAMAGED, drop_old
 from proxy.ledger.places import GivesPlaces, IsNamed, Places, nobody
 from proxy.ledger.recovery import SUFFIX, Recover, recover
 from proxy.ledger.revisions import Revisions
@@ -39,20 +40,12 @@ COMPARE_EVERY_S: Final = 5.0
 SHIP_EVERY_S: Final = 0.8
 RETRY_AFTER_S: Final = 0.5
 TO_THE_END: Final = 2**62
-DAMAGED: Final = ".damaged"
 MAX_UNWRITTEN: Final = 10_000
 """Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
 
 MAX_PENDING_SINCE: Final = 4096
 
 log = structlog.get_logger(__name__)
-
-
-def _drop(segment: Path, *, damaged: bool) -> None:
-    if damaged:
-        segment.rename(segment.with_suffix(DAMAGED))
-    else:
-        segment.unlink()
 
 
 class KeepsCounters(AppliesBatches, GivesPlaces, Protocol):
@@ -332,19 +325,7 @@ class Ledger:
         del self._adopted[adopted.path.name]
 
     def _drop_old_segments(self, path: Path, shipper: JournalShipper, *, keep_newest: bool) -> None:
-        """Delete applied segments that are older, or more, than what is kept for a replay; damaged ones stay."""
-        applied, damaged = shipper.applied, shipper.damaged
-        found = list(segments(path))
-        ends = [*(first - 1 for first, _ in found[1:]), applied]
-        if keep_newest:
-            found = found[:-1]
-        kept_bytes = 0
-        for (first, file), last in reversed(list(zip(found, ends, strict=False))):
-            stat = file.stat()
-            kept_bytes += stat.st_size
-            old = self._wall_s() - stat.st_mtime > self._settings.keep_seconds
-            if last <= applied and (old or kept_bytes > self._settings.keep_bytes):
-                _drop(file, damaged=first in damaged)
+        drop_old(path, shipper.applied, shipper.damaged, self._settings, keep_newest=keep_newest, now_s=self._wall_s())
 
     def _write_held(self) -> None:
         """Write what is not in the journal yet: usually the one record that just came."""

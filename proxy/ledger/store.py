@@ -9,15 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, Final, cast
-from urllib.parse import unquote
 
 import msgspec
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from proxy.errors import StoreUnavailableError
@@ -40,6 +35,7 @@ from proxy.ledger.answers import (
 from proxy.ledger.audit_stream import AuditStream
 from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
 from proxy.ledger.places import Asked
+from proxy.ledger.redis_clients import AnyRedis, client_of
 from proxy.ledger.revisions import Offer, settlement
 from proxy.ledger.tally import BUDGETS, Batch, budget_hash
 from proxy.pricing.revisions import Place
@@ -47,12 +43,8 @@ from proxy.usage import Share
 
 OLDEST_VERSION: Final = (6, 2)
 
-AnyRedis = redis.Redis | RedisCluster
-
 Script = Callable[[Sequence[str], Sequence[str | bytes]], Awaitable[Any]]
 """Runs a script with the names of its keys and its arguments. Raises StoreUnavailableError."""
-
-_QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
 
 
 class Store:
@@ -293,51 +285,11 @@ def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> S
     redis+sentinel://[user:password@]host:port,host:port/SERVICE[/DATABASE] (also rediss+) for a Redis that sentinels
     watch over: user and password are those of the Redis, which the sentinels name.
     """
-    limits = {**_QUICK, **timeouts}
-    options: dict[str, Any] = {
-        "socket_connect_timeout": limits["connect_timeout"],
-        "socket_timeout": limits["operation_timeout"],
-        # One more try after a connection that Redis had closed; a time-out is not waited for twice.
-        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    }
     try:
-        client, sentinels = _client(url, options)
+        client, sentinels = client_of(url, **timeouts)
     except (ValueError, RedisError) as error:
         raise StoreUnavailableError(f"[store] redis_url: {error}") from error
     return Store(client, namespace, records_kept, sentinels)
-
-
-def _client(url: str, options: Mapping[str, Any]) -> tuple[AnyRedis, Sequence[redis.Redis]]:
-    """The client of a URL, and those of the sentinels it asks."""
-    scheme, _, rest = url.partition("://")
-    base, _, kind = scheme.partition("+")
-    if kind == "cluster":
-        return RedisCluster.from_url(f"{base}://{rest}", **options), ()
-    if kind == "sentinel":
-        return _watched_over(rest, ssl=base == "rediss", options=options)
-    return redis.Redis.from_url(url, **options), ()
-
-
-def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> tuple[redis.Redis, Sequence[redis.Redis]]:
-    """The master of a service, asked of its sentinels at every connect. Raises ValueError for a URL that is none."""
-    credentials, _, places = rest.rpartition("@")
-    hosts, _, path = places.partition("/")
-    service, _, database = path.partition("/")
-    if not service:
-        raise ValueError("expected redis+sentinel://host:port,host:port/SERVICE[/DATABASE]")
-    username, _, password = credentials.partition(":")
-    sentinels = [(host.rpartition(":")[0], int(host.rpartition(":")[2])) for host in hosts.split(",")]
-    waits = {name: options[name] for name in ("socket_connect_timeout", "socket_timeout")}
-    asked: Any = Sentinel(sentinels, sentinel_kwargs=waits)  # type: ignore[no-untyped-call]  # the library's own
-    found: redis.Redis = asked.master_for(
-        service,
-        db=int(database or 0),
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        ssl=ssl,
-        **options,
-    )
-    return found, asked.sentinels
 
 
 def _script(name: str) -> bytes:

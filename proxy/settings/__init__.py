@@ -9,13 +9,11 @@ from proxy.settings.loading import (
     unknown_variables,
     variable_name,
 )
+from proxy.settings.named import AppSettings, BudgetSettings, FixedSettings, VersionSettings
 from proxy.settings.sections import (
     DEFAULT_UPSTREAM,
-    AppSettings,
     BalanceSettings,
-    BudgetSettings,
     ConsoleSettings,
-    FixedSettings,
     GatewaySettings,
     JournalSettings,
     KeysSettings,
@@ -26,7 +24,6 @@ from proxy.settings.sections import (
     Settings,
     StoreSettings,
     UpstreamSettings,
-    VersionSettings,
 )
 
 __all__ = [

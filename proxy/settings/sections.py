@@ -3,43 +3,19 @@
 What one section can get wrong alone is refused by its types; what several can only get wrong together, by `loading`.
 """
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from proxy.settings.addresses import without_credentials
+from proxy.settings.named import AppSettings, BudgetSettings, VersionSettings
+from proxy.settings.section import Count, Seconds, Section
 
 DEFAULT_UPSTREAM: Final = "default"
 """The name of the upstream of `[upstream]` and `--upstream`."""
 
-_SECRETS = frozenset({"key_hash_secret"})
 
-
-def _without_secret(name: str, value: object) -> str:
-    """A setting as it may be shown: secrets and the credentials of URLs are left out."""
-    if name in _SECRETS:
-        return "'***'" if value else "''"
-    return repr(without_credentials(value)) if name.endswith("url") and isinstance(value, str) else repr(value)
-
-
-Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of `meter.toml`. Unknown keys are errors, because a misspelt limit is no limit."""
-
-    def __repr__(self) -> str:
-        shown = (f"{name}={text}" for name, text in self.shown().items())
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-    def shown(self) -> dict[str, str]:
-        """Each setting as it may be shown: secrets and the credentials of URLs are left out."""
-        return {name: _without_secret(name, getattr(self, name)) for name in self.__struct_fields__}
-
-
-class GatewaySettings(_Section, frozen=True):
+class GatewaySettings(Section, frozen=True):
     """The API port: what applications point `base_url` at."""
 
     listen: Annotated[str, Meta(description="address of the API port")] = "127.0.0.1:8400"
@@ -100,7 +76,7 @@ class GatewaySettings(_Section, frozen=True):
     ] = ""
 
 
-class UpstreamSettings(_Section, frozen=True):
+class UpstreamSettings(Section, frozen=True):
     """The API that answers."""
 
     url: Annotated[str, Meta(pattern="^https?://", description="base URL of the upstream")] = "https://api.deepseek.com"
@@ -178,7 +154,7 @@ class NamedUpstreamSettings(UpstreamSettings, frozen=True, kw_only=True):
             raise ValueError(f"versions: {', '.join(sorted(strangers))} is not among models")
 
 
-class ConsoleSettings(_Section, frozen=True):
+class ConsoleSettings(Section, frozen=True):
     """The console port: metrics and health."""
 
     listen: Annotated[str, Meta(description="address of the console port")] = "127.0.0.1:8401"
@@ -203,7 +179,7 @@ class ConsoleSettings(_Section, frozen=True):
     )
 
 
-class StoreSettings(_Section, frozen=True):
+class StoreSettings(Section, frozen=True):
     """Where counters live."""
 
     redis_url: Annotated[
@@ -229,7 +205,7 @@ class StoreSettings(_Section, frozen=True):
     )
 
 
-class JournalSettings(_Section, frozen=True):
+class JournalSettings(Section, frozen=True):
     """The local disk between an exchange and Redis."""
 
     fsync: Annotated[
@@ -254,7 +230,7 @@ class JournalSettings(_Section, frozen=True):
     ] = 256 * 1024 * 1024
 
 
-class MeteringSettings(_Section, frozen=True):
+class MeteringSettings(Section, frozen=True):
     """How tokens are counted that no host reports."""
 
     estimate_sample: Annotated[
@@ -270,7 +246,7 @@ class MeteringSettings(_Section, frozen=True):
     ] = 5.0
 
 
-class PricingSettings(_Section, frozen=True):
+class PricingSettings(Section, frozen=True):
     """How tokens become money."""
 
     catalog_file: Annotated[
@@ -287,7 +263,7 @@ class PricingSettings(_Section, frozen=True):
     ] = "USD"
 
 
-class BalanceSettings(_Section, frozen=True):
+class BalanceSettings(Section, frozen=True):
     """The account's balance against the metered cost. The key is `DEEPSEEK_API_KEY`, or in a file; without one nothing is asked."""
 
     key_file: Annotated[
@@ -301,7 +277,7 @@ class BalanceSettings(_Section, frozen=True):
     ] = 1800.0
 
 
-class KeysSettings(_Section, frozen=True):
+class KeysSettings(Section, frozen=True):
     """Client keys of the managed mode."""
 
     on_store_down: Annotated[
@@ -315,7 +291,7 @@ class KeysSettings(_Section, frozen=True):
     ] = 86400.0
 
 
-class LogSettings(_Section, frozen=True):
+class LogSettings(Section, frozen=True):
     """What is written to standard error. Prompts, answers and keys never are."""
 
     level: Annotated[
@@ -330,75 +306,7 @@ class LogSettings(_Section, frozen=True):
     ] = True
 
 
-class FixedCostSettings(_Section, frozen=True):
-    """A cost by the clock: so many dollars per hour or per month, times `count` (of GPUs, of people's hours)."""
-
-    usd_per_hour: Annotated[float, Meta(ge=0)] | None = None
-    usd_per_month: Annotated[float, Meta(ge=0)] | None = None
-    count: Annotated[float, Meta(gt=0)] = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses (ValueError) none of the two, and both."""
-        if (self.usd_per_hour is None) == (self.usd_per_month is None):
-            raise ValueError("expected one of usd_per_hour and usd_per_month")
-
-
-class FixedSettings(_Section, frozen=True):
-    """What a version costs by the clock: `[versions.X.fixed]`. `upstream` is where it runs, if that is not told by a route."""
-
-    ITEMS: ClassVar[tuple[str, ...]] = ("gpu", "storage", "upkeep", "validation")
-
-    upstream: str = ""
-    gpu: FixedCostSettings | None = None
-    storage: FixedCostSettings | None = None
-    upkeep: FixedCostSettings | None = None
-    validation: FixedCostSettings | None = None
-
-
-class VersionSettings(_Section, frozen=True):
-    """What an operator sets for one version: `[versions."DeepSeek-V4-Pro-0813"]`. Has no environment variable."""
-
-    spend_limit_usd_per_hour: Annotated[float, Meta(gt=0)] | None = None
-    fixed: FixedSettings | None = None
-
-
-class AppSettings(_Section, frozen=True):
-    """What an operator sets for one app: `[apps.NAME]`; what is left out is the upstream's. Has no environment variable.
-
-    `keys` are the `key-` names under which this app's own API keys were counted: they are this app from now on.
-    """
-
-    keys: tuple[Annotated[str, Meta(pattern="^key-[0-9a-f]{10}$")], ...] = ()
-    on_client_disconnect: Literal["abort", "drain"] | None = None
-    drain_seconds: Seconds | None = None
-    drain_tokens: Count | None = None
-
-
-class BudgetSettings(_Section, frozen=True):
-    """A budget, `[[budgets]]`: so much money of `[pricing] billing_currency` per period, for whom the patterns say.
-
-    `rolling_hours` takes the place of the calendar `period`. `for_keys` counts only the exchanges of client keys that name
-    the budget. `action = "refuse"` holds the limit before an exchange begins, `alert` only
-    shows it. `reserve` says what is held back for an exchange under way: what it is likely to cost, or the most it can. `on_store_down`
-    says what becomes of exchanges whose budget cannot be asked for.
-    """
-
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-    limit: Annotated[float, Meta(gt=0, le=1_000_000)]
-    period: Literal["hour", "day", "week", "month"] = "month"
-    time_zone: str = ""
-    rolling_hours: Annotated[float, Meta(ge=1 / 60, le=24 * 90)] | None = None
-    app: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
-    version: Annotated[str, Meta(pattern=r"^[^+]{1,128}$")] = "*"
-    model: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
-    purpose: Annotated[str, Meta(min_length=1, max_length=128)] = "*"
-    for_keys: bool = False
-    action: Literal["refuse", "alert"] = "alert"
-    reserve: Literal["likely", "worst_case"] = "likely"
-    on_store_down: Literal["allow", "refuse"] = "allow"
-
-
-class Settings(_Section, frozen=True):
+class Settings(Section, frozen=True):
     """All sections. Frozen: a change of settings is a new object."""
 
     gateway: GatewaySettings = GatewaySettings()

@@ -63,18 +63,3 @@ def test_a_sum_that_cannot_be_added_to_changes_nothing(shelf, spoilt):
     before = shelf.dump()
     assert isinstance(shelf.run(lambda store: store.apply(batch_of(()))), RefusedBatch)
     assert shelf.dump() == before
-
-
-@pytest.mark.parametrize("nanos", [0, 7])
-def test_what_the_owner_says_is_open_is_held(shelf, nanos):
-    """What a rollback took is held again, what it brought back is given back; said twice, nothing changes."""
-
-    async def say(store):
-        held = await store.reserve("j", "kept", [Want(BUDGETS[0], nanos)], time.time())
-        await store.reserve("j", "gone", [Want(BUDGETS[0], nanos)], time.time())
-        still_open = {"kept": held.shares, "forgotten": held.shares, "unheard": None}
-        return [await store.hold("j", still_open, {}), await store.hold("j", still_open, {})]
-
-    assert shelf.run(say) == [(1, 1), (0, 0)]
-    assert sums(shelf, "one")["held"] == 2 * nanos
-    assert set(shelf.hash("holds:j")) == {b"kept", b"forgotten"}
