@@ -20,7 +20,8 @@ from proxy.gateway.headers import label_of
 from proxy.gateway.keys import key_digest, secret_name
 from proxy.gateway_process import open_store
 from proxy.hash_secret import hash_secret
-from proxy.installation import store_url
+from proxy.installation import audit_of, store_url
+from proxy.ledger.audit import Action
 from proxy.ledger.client_keys import ClientKey, Known
 from proxy.ledger.key_files import KeyFiles
 from proxy.ledger.key_ring import KeyRing
@@ -65,6 +66,7 @@ def add(settings: Settings, wanted: Wanted, now_s: float, draw: Callable[[int], 
     key_id, text = new_key(draw)
     key = _key(wanted, key_id, text, hash_secret(settings), now_s)
     untold = _change(settings, lambda _known: Known({key.id: key}), may_wait=False)
+    audit_of(settings, "keys add").note(Action.KEY_ADDED, key.id, **_opens(key))
     return Added(text, key, untold)
 
 
@@ -82,7 +84,9 @@ def revoke(settings: Settings, which: str, now_s: float) -> tuple[str, str]:
             raise MeterError(f"there is no key {key_id}; `deepseek-meter keys list` shows those there are")
         return Known({}, {key_id: now_s})
 
-    return key_id, _change(settings, change, may_wait=True)
+    untold = _change(settings, change, may_wait=True)
+    audit_of(settings, "keys revoke").note(Action.KEY_REVOKED, key_id)
+    return key_id, untold
 
 
 def known_keys(settings: Settings) -> tuple[Known, str]:
@@ -176,6 +180,14 @@ def _note(settings: Settings, known: Known) -> None:
         KeyFiles(data_dir).note(known)
     except OSError as error:
         raise MeterError(f"[store] data_dir {data_dir}: {error.strerror or error}; nothing was changed") from error
+
+
+def _opens(key: ClientKey) -> dict[str, Any]:
+    """What a key opens, for the audit trail: nothing that tells the key."""
+    kept = msgspec.to_builtins(key)
+    named = ("app", "models", "versions", "purposes", "budgets", "requests_per_minute", "concurrent", "note")
+    opens = {name: kept[name] for name in named if kept.get(name)}
+    return {**opens, "expires": _date(key.expires_s)} if key.expires_s else opens
 
 
 def _row(key: ClientKey, known: Known, now_s: float) -> dict[str, Any]:

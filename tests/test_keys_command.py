@@ -13,6 +13,8 @@ from proxy.gateway.keys import secret_name
 from proxy.hash_secret import _make, hash_secret
 from proxy.keys_check import key_lines, keys_to_look_at
 from proxy.keys_command import known_keys, span_s
+from proxy.ledger.audit import audit_key
+from proxy.ledger.audit_file import AuditFile
 from proxy.ledger.client_keys import NOTHING, ClientKey, Known
 from proxy.settings import load_settings
 
@@ -89,6 +91,20 @@ def test_what_cannot_be_done_says_why(keys, arguments, code, word):
     assert word in result.output
     assert "Traceback" not in result.output
     assert listed(keys) == []
+
+
+def test_what_was_done_is_in_the_audit_trail(keys, tmp_path):
+    """Who made and who revoked a key, and what it opened; never the key, nor what recognises it."""
+    text = keys("add", "--app", "team-a", "--rpm", "600").stdout.strip()
+    key_id = text.removeprefix("dsm_")[:8]
+    keys("revoke", key_id)
+    trail = AuditFile(tmp_path, audit_key(hash_secret(settings_in(tmp_path))))
+    entries = [entry for chain in trail.chains() for entry in trail.read(chain).entries]
+    found = [(one.action, one.subject, one.detail) for one in entries]
+
+    assert ("key_added", key_id, {"app": "team-a", "requests_per_minute": 600}) in found
+    assert ("key_revoked", key_id, {}) in found
+    assert text[-24:] not in "".join(path.read_text() for path in trail.folder.iterdir() if path.is_file())
 
 
 def test_a_revocation_needs_no_redis(keys):

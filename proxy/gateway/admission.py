@@ -23,6 +23,9 @@ from proxy.usage import METERED_APIS, Share
 LONGEST_WAIT_S: Final = 2.0
 """A store that takes longer is taken for one that is away: a stream should not wait for it."""
 
+STALLED_S: Final = 1.0
+"""So long nobody else waits for it: one exchange a second finds out whether it is back."""
+
 MOST_OUTPUT_TOKENS: Final = 393_216
 """The most any of DeepSeek's models writes (384K: V4 and V4.1; pricing page of October 2026), where a request sets no limit."""
 
@@ -81,6 +84,7 @@ class Admission:
         self._likely = likely
         self._wall_s = wall_s
         self._fault = fault
+        self._stalled_until_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Admission by {len(self._budgets)} budgets>"
@@ -98,11 +102,16 @@ class Admission:
 
         Raises BudgetUsedUpError and BudgetUnknownError.
         """
+        if self._wall_s() < self._stalled_until_s:
+            return self._without_store(wants, StoreUnavailableError("Redis did not answer a moment ago"))
         self._holds.asking(candidate.exchange_id)
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 answer = await self._store.reserve(self._journal_id, candidate.exchange_id, wants, self._wall_s())
-        except (StoreUnavailableError, TimeoutError) as error:
+        except TimeoutError as error:
+            self._stalled_until_s = self._wall_s() + STALLED_S
+            return self._without_store(wants, error)
+        except StoreUnavailableError as error:
             return self._without_store(wants, error)
         if isinstance(answer, Held):
             self._holds.held(candidate.exchange_id, answer.shares)
