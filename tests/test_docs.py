@@ -10,8 +10,9 @@ import msgspec
 from proxy.catalog_files import catalog_with
 from proxy.keys_cli import keys
 from proxy.ledger.audit import Action
+from proxy.pricing.budgets import budgets_of
 from proxy.pricing.fixed import fixed_costs
-from proxy.settings import KeysSettings, NamedUpstreamSettings, load_settings
+from proxy.settings import BudgetSettings, KeysSettings, NamedUpstreamSettings, load_settings
 
 DOCS = Path(__file__).parent.parent / "docs"
 TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
@@ -42,6 +43,22 @@ def test_the_keys_of_the_docs_are_settings():
     assert [one.gateway.mode for one in apart] == ["passthrough", "managed"]
     assert apart[0].apps_by_key() == {"key-a5deaab3db": "nightly"}
     assert apart[1].keys == KeysSettings()  # the defaults, as shown
+
+
+def test_the_budgets_of_the_docs_are_settings():
+    """One that shows, one that refuses, one for client keys alone; and every key there is stands in the page."""
+    settings = load_settings(toml_text=example("budgets.md"))
+    shown, rolling, keyed = budgets_of(settings)
+
+    assert (shown.refuses, rolling.refuses, keyed.refuses) == (False, True, True)
+    assert (rolling.rolling_s, keyed.for_keys, keyed.worst_case, keyed.allows_without_store) == (
+        86_400,
+        True,
+        True,
+        False,
+    )
+    text = (DOCS / "budgets.md").read_text("utf-8")
+    assert [name for name in BudgetSettings.__struct_fields__ if name not in text] == []
 
 
 def test_the_commands_of_the_docs_are_ours():

@@ -23,6 +23,9 @@ MAY_BE_EMPTY = {
     "Records that are lost or set aside": "none are",
     "Faults of metering (per second)": "there are none",
     "Refused by a budget (per second)": "no budget of this installation is used up",
+    "Requests refused (per second)": "there are client keys in managed mode alone",
+    "Age of the client keys": "as above",
+    "Limits decided without Redis (per second)": "as above",
     "Price changes": "no price list ends within these minutes",
     "Band changes": "the test keeps away from the border of a band",
 }
