@@ -65,7 +65,9 @@ LEFT_OUT = {
     "version_last_seen_timestamp_seconds": "as above",
     "proxy_estimate_checks_total": "how large the sample is; the errors are shown by tokens",
     "proxy_estimate_estimated_tokens_total": "the sign of the error; asked for by hand",
-    **dict.fromkeys(("budget_spend_cny", "budget_reserved_cny", "budget_limit_cny"), "for those who are billed in yuan"),
+    **dict.fromkeys(
+        ("budget_spend_cny", "budget_reserved_cny", "budget_limit_cny"), "for those who are billed in yuan"
+    ),
     "balance": "the amount is nobody's business on a wall",
 }
 
