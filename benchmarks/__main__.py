@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import durability, metering, pricing, profiled, report, scrape
+from benchmarks import durability, metering, pricing, profiled, report, reserve, scrape
 from benchmarks.figures import verdicts
 from benchmarks.processes import counted_exchanges, started_targets
 from benchmarks.rounds import Plan, measure
@@ -28,7 +28,7 @@ def _compare(plan: Plan, json_file: Path | None) -> int:
     print(f"metered: {counted:,} of {asked:,} exchanges of the proxy")
     if json_file is not None:
         json_file.write_text(report.document(rounds, plan, found) + "\n")
-    rest = [metering.report(plan), pricing.report(), scrape.report(), durability.report(plan)]
+    rest = [metering.report(plan), pricing.report(), scrape.report(), reserve.report(), durability.report(plan)]
     return 0 if all(verdict.met for verdict in found) and counted == asked and all(rest) else 1
 
 
