@@ -37,6 +37,7 @@ from proxy.ledger.audit import (
     key_id,
     note_of,
 )
+from proxy.ledger.folders import make_private
 from proxy.ledger.journal import sync_directory
 
 FOLDER: Final = "audit"
@@ -176,7 +177,7 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if not self.folder.is_dir():
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self.folder)
             self._give_to_owner(self.folder)
             sync_directory(self.folder.parent)
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

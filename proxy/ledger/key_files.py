@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from proxy.ledger.client_keys import NOTHING, Change, Known, added, known_from, lacking, revoked, together
+from proxy.ledger.folders import make_private
 from proxy.ledger.journal import sync_directory
 
 FOLDER: Final = "client_keys"
@@ -55,7 +56,7 @@ class KeyFiles:
 
     def note(self, known: Known) -> None:
         """Append what is not among the changes yet; it is on the disk when this returns. Raises OSError."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._folder)
         fd = os.open(self._changes, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -77,7 +78,7 @@ class KeyFiles:
 
     def keep_snapshot(self, snapshot: Snapshot) -> None:
         """Write the snapshot. Raises OSError, with the old one as it was."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(self._folder)
         unborn = self._snapshot.with_suffix(f".{os.getpid()}.new")
         fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:

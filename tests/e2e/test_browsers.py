@@ -8,7 +8,7 @@ passthrough mode there is no credential of ours, in managed mode a key is needed
 import asyncio
 
 import pytest
-from e2e.stack import Proxy, free_address, stopping
+from e2e.stack import Proxy, add_key, free_address, stopping
 from e2e.wire import answer, ask, upstream
 
 PATHS = [
@@ -32,14 +32,14 @@ def stage(request, tmp_path_factory):
     """A proxy in each mode, and the address its upstream is to be played at."""
     address = free_address()
     folder = tmp_path_factory.mktemp(request.param)
-    toml = ""
+    toml, key = "", KEY
     if request.param == "managed":
-        (folder / "clients").write_text(f"team-a {KEY}\n")
+        key = add_key(folder, "--app", "team-a")
         (folder / "own").write_text("sk-marked-upstream")
-        toml = f'[gateway]\nmode = "managed"\nclient_keys_file = "{folder / "clients"}"\n[upstream]\nkey_file = "{folder / "own"}"\n'
+        toml = f'[gateway]\nmode = "managed"\n[upstream]\nkey_file = "{folder / "own"}"\n'
     proxy = Proxy(folder, f"http://{address}", toml=toml)
     with stopping(proxy):
-        yield proxy.wait_ready(), address, request.param
+        yield proxy.wait_ready(), address, request.param, key
 
 
 async def answering(_heard, writer):
@@ -63,7 +63,7 @@ def test_the_console_answers_no_stranger(stage, method, path):
 
 
 def to_api(stage, *lines: str, method: str = "POST"):
-    proxy, address, _ = stage
+    proxy, address, *_ = stage
 
     async def run():
         async with upstream(answering, address) as state:
@@ -99,7 +99,7 @@ def test_a_preflight_opens_nothing(stage):
 
 def test_an_origin_is_relayed_as_any_header(stage):
     """With a key it is a request like any other: a desktop application in a browser's clothes may send one."""
-    heard, seen = to_api(stage, "Host: p", "Origin: http://app.example", f"Authorization: Bearer {KEY}")
+    heard, seen = to_api(stage, "Host: p", "Origin: http://app.example", f"Authorization: Bearer {stage[3]}")
 
     assert seen.status == 200
     assert heard[0].values(b"origin") == [b"http://app.example"]

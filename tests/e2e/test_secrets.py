@@ -15,10 +15,16 @@ from e2e.test_failures import DONE, FINISH, HEAD, event
 from e2e.wire import Client, answer, ask, chunk, post, upstream
 from secrets_kept import forms, told, told_in_files
 
-UPSTREAM_KEY, CLIENT_KEY, BALANCE_KEY = "sk-marked-upstream-1b7d", "sk-marked-client-9c2e", "sk-marked-balance-55fa"
+from proxy.gateway.keys import key_digest, secret_name
+from proxy.ledger.client_keys import ClientKey, Known
+from proxy.ledger.key_files import KeyFiles
+
+UPSTREAM_KEY, BALANCE_KEY = "sk-marked-upstream-1b7d", "sk-marked-balance-55fa"
+CLIENT_ID, CLIENT_SECRET = "Client01", "MarkedSecretOfAClient9c2e"[-24:]
+CLIENT_KEY = f"dsm_{CLIENT_ID}_{CLIENT_SECRET}"
 HASH_SECRET, ENVIRONMENT_KEY = "sk-marked-hash-secret-8d", "sk-marked-environment-c3"
 PROMPT, ANSWER = "marked-prompt-the patient has", "marked-answer-take two a day"
-SECRETS = (UPSTREAM_KEY, CLIENT_KEY, BALANCE_KEY, HASH_SECRET, ENVIRONMENT_KEY, PROMPT, ANSWER)
+SECRETS = (UPSTREAM_KEY, CLIENT_SECRET, BALANCE_KEY, HASH_SECRET, ENVIRONMENT_KEY, PROMPT, ANSWER)
 ROOT = Path(__file__).parents[2]
 
 BREAKS_THE_METER = f'''
@@ -47,13 +53,12 @@ def stage(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"secrets-{request.param}")
     kept = folder / "kept"
     kept.mkdir()
-    for name, text in (("clients", f"team-a {CLIENT_KEY}\n"), ("own", UPSTREAM_KEY), ("balance", BALANCE_KEY)):
+    for name, text in (("own", UPSTREAM_KEY), ("balance", BALANCE_KEY)):
         (kept / name).write_text(text)
     (kept / "sitecustomize.py").write_text(BREAKS_THE_METER)
     toml = f"""
 [gateway]
 mode = "managed"
-client_keys_file = "{kept / "clients"}"
 head_timeout_seconds = 1.0
 [upstream]
 key_file = "{kept / "own"}"
@@ -71,12 +76,26 @@ estimate_sample = 1.0
         "DEEPSEEK_API_KEY": ENVIRONMENT_KEY,
         "METER_GATEWAY_KEY_HASH_SECRET": HASH_SECRET,
     }
+    KeyFiles(folder / "data").note(Known({CLIENT_ID: client_key()}))  # as `keys add` leaves it
     address = free_address()
     proxy = Proxy(folder, f"http://{address}", toml=toml, environment=environment)
     with stopping(proxy):
         proxy.wait_ready()
         seen = asyncio.run(live(proxy, address))
         yield proxy, seen
+
+
+def client_key() -> ClientKey:
+    """What is kept of a key whose text this test knows."""
+    secret = HASH_SECRET.encode()
+    return ClientKey(
+        id=CLIENT_ID,
+        app="team-a",
+        digest=key_digest(CLIENT_KEY, secret),
+        hashed_with=secret_name(secret),
+        last_four=CLIENT_KEY[-4:],
+        created_s=1_795_399_200.0,
+    )
 
 
 async def play(heard, writer) -> None:
