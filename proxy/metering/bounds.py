@@ -60,7 +60,7 @@ def bounds_in(body: bytes, api: Api = Api.CHAT) -> Bounds:
     choices = [asked[name] for name in _CHOICES if asked.get(name) is not None]
     if not all(_is_count(number) for number in (*limits, *choices)):
         return Bounds(unbounded_by="a limit that is no whole number")
-    is_limited = asked.get(_LIMIT_OF.get(api, "max_tokens")) is not None
+    is_limited = asked.get(_LIMIT_OF.get(api, "max_tokens"))  # some hosts take 0 for a limit that is not set
     most = max(limits) if is_limited else None
     return Bounds(most, max(1, *choices, 1) * _prompts(asked), next(_unbounded(asked), ""))
 
