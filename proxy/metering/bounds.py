@@ -98,7 +98,7 @@ def _not_in_the_body(asked: dict[str, Any]) -> Iterator[str]:
         if isinstance(one, list):
             waiting += one
         elif isinstance(one, dict):
-            kind = one.get("type")
+            kind = None if one is asked else one.get("type")  # a request is no part of itself, whatever it says
             if isinstance(kind, str) and kind in _NOT_TEXT:
                 yield f"a part of type {kind}, whose tokens do not go by its bytes"
             for key, inner in one.items():
