@@ -26,6 +26,9 @@ _NOT_TEXT: Final = frozenset(
     {"audio", "document", "file", "image", "image_url", "input_audio", "input_file", "input_image", "item_reference"}
     | {"video", "video_url"}
 )
+_BLOCKS: Final = frozenset({"document", "image", "video"})
+"""Bedrock's Converse tells a part by its name: `{"image": {"format": ..., "source": ...}}` (API_runtime_ContentBlock)."""
+
 _CLIENTS_TOOLS: Final = ("function", "custom", None)
 _OF_THE_CLIENT: Final = frozenset({"input_schema", "json_schema", "parameters", "schema"})
 """What stands below these is data of the client, which the model reads as text, whatever it is called in there."""
@@ -106,5 +109,7 @@ def _not_in_the_body(asked: dict[str, Any]) -> Iterator[str]:
                     yield f"{key}, which refers to text that is not in the body"
                 if key == "image_url" and inner:
                     yield "a picture, whose tokens do not go by its bytes"
+                if key in _BLOCKS and isinstance(inner, dict) and "source" in inner:
+                    yield f"a part named {key}, whose tokens do not go by its bytes"
                 if not (key in _OF_THE_CLIENT or (key == "input" and kind in _CALLS)):
                     waiting.append(inner)
