@@ -4,12 +4,13 @@ Part of `make bench`; alone: `python -m benchmarks.reserve`. Exchanges come one 
 busy: the wait is what is looked at, not how many fit. Where no budget is for an exchange nothing is asked, which a test holds.
 """
 
-import asyncio
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from proxy.ledger import embedded
 from proxy.ledger.answers import Held, Want
@@ -47,7 +48,7 @@ def report() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         server = embedded.start(Path(folder), embedded.find_server())
         try:
-            waits = asyncio.run(waits_ms(server.url))
+            waits = uvloop.run(waits_ms(server.url))
         finally:
             server.stop()
     middle, slow = waits[len(waits) // 2], waits[int(len(waits) * 0.99)]
