@@ -164,19 +164,36 @@ def tests_of_alerts(repo):
     return [test for case in cases for test in case.get("alert_rule_test", [])]
 
 
-def rule_tests(promtool, pack, *, first=""):
-    """promtool's unit tests, file by file until one fails; the file that names `first` goes first, to save time."""
-    files = sorted((pack / "tests").glob("*.yml"), key=lambda file: (first not in file.read_text(), file.name))
-    for file in files:
+def rule_tests(promtool, pack):
+    """promtool's unit tests, file by file until one fails."""
+    for file in sorted((pack / "tests").glob("*_test.yml")):
         outcome = promtool("test", "rules", file)
         if outcome.returncode:
             break
     return outcome
 
 
+def cases_about(promtool, pack, name):
+    """Only the unit tests that name a rule, which is much quicker than all of them; 0 also where there are none."""
+    for file in sorted((pack / "tests").glob("*_test.yml")):
+        whole = yaml.safe_load(file.read_text())
+        some = [case for case in whole["tests"] if name in yaml.safe_dump(case)]
+        if not some:
+            continue
+        few = file.with_name(f"few_{file.name}")
+        few.write_text(yaml.safe_dump({**whole, "tests": some}, sort_keys=False))
+        try:
+            code = promtool("test", "rules", few).returncode
+        finally:
+            few.unlink()
+        if code:
+            return code
+    return 0
+
+
 def named_around(text, old):
-    """The alert whose rule holds this text; empty in a file of recording rules."""
-    return (re.findall(r"alert: (\w+)", text[: text.index(old)]) or [""])[-1]
+    """The alert or the series whose rule holds this text."""
+    return (re.findall(r"(?:alert|record): (\S+)", text[: text.index(old)]) or [""])[-1]
 
 
 def test_promtool_accepts_the_configuration_with_its_rules(promtool, pack):
@@ -219,7 +236,7 @@ def outcomes_of(change, repo, promtool, folder):
     assert old in text
     path.write_text(text.replace(old, new))
     check = promtool("check", "rules", path).returncode
-    return check, rule_tests(promtool, pack, first=named_around(text, old)).returncode
+    return check, cases_about(promtool, pack, named_around(text, old)) or rule_tests(promtool, pack).returncode
 
 
 @pytest.mark.parametrize("change", MUTATIONS)
