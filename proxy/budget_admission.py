@@ -40,6 +40,7 @@ def admission_of(
             candidate.whose.version,
             currency,
             (now_s, now_s + total_s + LATE_S if dearest else now_s),
+            current.holidays,
             model=candidate.request.model,
             seller=current.seller(candidate.upstream),
         )

@@ -80,6 +80,7 @@ def dearest_prices(
     version: str,
     currency: str,
     span_s: tuple[float, float],
+    holidays: HolidayCalendar = NO_HOLIDAYS,
     *,
     model: str = "",
     seller: Seller = DEEPSEEK,
@@ -91,7 +92,7 @@ def dearest_prices(
     first_s, last_s = span_s
     borders = _borders(catalog, version, currency, span_s, seller)
     instants = {first_s, last_s, *(at_s for at_s in borders if first_s < at_s < last_s)}
-    rates = [rate_at(catalog, version, currency, at_s, model=model, seller=seller) for at_s in instants]
+    rates = [rate_at(catalog, version, currency, at_s, holidays, model=model, seller=seller) for at_s in instants]
     known = [rate.nanos_per_million for rate in rates if rate is not None]
     if len(known) < len(rates):
         return None
