@@ -17,6 +17,14 @@ LATE_S: Final = 10.0
 """By how much an exchange may outlast its upstream's total timeout: it is asked for a little before, and limits are kept late."""
 
 
+def span_of(instant: str, start_s: float, now_s: float, total_timeout_s: float) -> tuple[float, float]:
+    """From when to when the instant may lie that decides the price of an exchange which is about to be sent.
+
+    Its end lies before us. Its start does not: the head was read then, and the body may have taken minutes to come.
+    """
+    return (start_s, start_s) if instant == "start" else (now_s, now_s + total_timeout_s + LATE_S)
+
+
 def admission_of(
     settings: Settings,
     store: Store,
@@ -35,11 +43,12 @@ def admission_of(
         """What tokens cost an exchange that begins now: at this moment, or at the dearest before it has to end."""
         total_s = settings.all_upstreams()[candidate.upstream].total_timeout_seconds
         now_s, current = time.time(), pricing()
+        first_s, last_s = span_of(current.instant, candidate.start_s, now_s, total_s)
         return dearest_prices(
             current.catalog,
             candidate.whose.version,
             currency,
-            (now_s, now_s + total_s + LATE_S if dearest else now_s),
+            (first_s, last_s if dearest else first_s),
             current.holidays,
             model=candidate.request.model,
             seller=current.seller(candidate.upstream),

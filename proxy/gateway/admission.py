@@ -45,6 +45,8 @@ class Candidate(NamedTuple):
     request: RequestFacts
     bounds: Callable[[], Bounds]
     """Read only where it is wanted: most exchanges have no budget."""
+    start_s: float
+    """When its head was read, which may be long before its body was: the instant of its price where the settings say so."""
 
 
 class KnowsPrices(Protocol):

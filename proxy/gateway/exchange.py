@@ -113,7 +113,6 @@ class Exchange:
         "_keeper",
         "_maker",
         "_meter",
-        "_start_s",
         "_started_s",
         "_status",
         "asked",
@@ -130,6 +129,7 @@ class Exchange:
         "reserved",
         "sent",
         "settling",
+        "start_s",
         "upstream",
     )
 
@@ -165,7 +165,7 @@ class Exchange:
         self._meter: Meter | None = None
         self._status = 0
         self.is_answered = False
-        self._start_s = clock.wall_s()
+        self.start_s = clock.wall_s()
         self._started_s = clock.monotonic_s()
         self._first_chunk_s = 0.0
         self._first_chunk_after_s = 0.0
@@ -181,7 +181,7 @@ class Exchange:
         """Mark the exchange as begun: from here on it may cost something. Raises RelayError where it may not begin."""
         mark = BegunMark(
             exchange_id=self.exchange_id,
-            start_s=self._start_s,
+            start_s=self.start_s,
             api=self.request.api,
             model=self.request.model,
             app=self.asked.app,
@@ -316,7 +316,7 @@ class Exchange:
             status=self._status,
             sent=self.sent,
             answered=self.is_answered,
-            start_s=self._start_s,
+            start_s=self.start_s,
             end_s=self._clock.wall_s(),
             duration_s=self._clock.monotonic_s() - self._started_s,
             first_chunk_s=self._first_chunk_s,

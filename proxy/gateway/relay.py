@@ -217,6 +217,7 @@ class Relay:
             exchange.upstream,
             request,
             lambda: bounds_in(plain_body(sent.body, sent.content_encoding), request.api),
+            exchange.start_s,
         )
         wants = admission.wants(candidate)
         if not wants:

@@ -163,7 +163,8 @@ class BudgetProtocol(RuleBasedStateMachine):
     def reserve(self, worker, nanos, mishap, begins):
         """One that was let in begins, or is killed or waits in between; one whose answer was lost is turned away."""
         life, name = self.workers[worker], f"x-{next(self.names)}"
-        asking = Candidate(name, Whose("k", "a", "V", "m", "production"), "default", RequestFacts(Api.CHAT), Bounds)
+        whose = Whose("k", "a", "V", "m", "production")
+        asking = Candidate(name, whose, "default", RequestFacts(Api.CHAT), Bounds, 0.0)
         self.torn.mishaps["reserve"] = [mishap]
         try:
             shares = self.run(life.admission.reserve(asking, [Want(budget, nanos) for budget in BUDGETS]))
