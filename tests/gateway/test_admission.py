@@ -1,0 +1,503 @@
+"""May an exchange begin: which budgets are asked, for how much, and what a client is told where the answer is no.
+
+The store is a small fake here, which says what the real one says; what the real one does is in tests/ledger.
+"""
+
+import asyncio
+import math
+import types
+
+import msgspec
+import pytest
+from gateway.test_recording import PRICING as FLAT
+from gateway.test_recording import facts
+from hypothesis import given
+from hypothesis import strategies as st
+from pricing.given import FLASH_1017, PRO, SMALL, at, shipped_texts
+
+from proxy.budget_admission import LATE_S, admission_of, span_of
+from proxy.errors import BudgetUnknownError, BudgetUsedUpError, NoBoundError, StoreUnavailableError
+from proxy.gateway import admission as module
+from proxy.gateway.admission import (
+    ADDED_TOKENS,
+    MOST_OUTPUT_TOKENS,
+    Admission,
+    Candidate,
+    likely_nanos,
+    worst_case_nanos,
+)
+from proxy.gateway.likely import COLD, Likely
+from proxy.gateway.recording import Pricing, make_record
+from proxy.ledger.answers import Held, UsedUp
+from proxy.ledger.budgets import Holds
+from proxy.metering.bounds import UNREAD, Bounds
+from proxy.metering.request import RequestFacts
+from proxy.pricing.budgets import NANO, Budget, Whose
+from proxy.pricing.catalog import parse_catalog
+from proxy.pricing.cost import price_usage
+from proxy.pricing.tariff import dearest_prices
+from proxy.settings import BudgetSettings, Settings, UpstreamSettings
+from proxy.usage import METERED_APIS, Api, Outcome, Share, TokenUsage
+
+NOW_S = at("2026-11-23T02:00:00Z")
+BODY = 1000
+LIMITED = Bounds(100)
+PRICES = (10, 1000, 2000, 3000)
+likely = Budget("likely", 10 * NANO, "USD", refuses=True)
+worst = Budget("worst", 10 * NANO, "USD", refuses=True, worst_case=True)
+strict = msgspec.structs.replace(worst, name="strict", allows_without_store=False)
+
+
+class Store:
+    """Answers what it is told to, and keeps what it was asked."""
+
+    def __init__(self, answer=None):
+        self.answer, self.asked = answer, []
+
+    async def reserve(self, journal_id, exchange_id, wants, now_s):
+        self.asked.append((journal_id, exchange_id, tuple(wants), now_s))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer or Held(tuple(Share(want.budget.name, 0, want.nanos) for want in wants))
+
+
+class SilentStore(Store):
+    """Takes the question and never answers."""
+
+    async def reserve(self, *question):
+        await super().reserve(*question)
+        await asyncio.Event().wait()
+
+
+class Desk:
+    """An admission with all that it stands on."""
+
+    def __init__(self, *budgets, answer=None, store=None, prices=PRICES, learned=COLD):
+        self.store = store or Store(answer)
+        self.holds, self.faults, self.asked_prices, self.asked_likely = Holds(), [], [], []
+
+        def known_prices(asking, currency, *, dearest):
+            self.asked_prices.append((asking.exchange_id, currency, dearest))
+            return prices
+
+        def known_likely(app, version):
+            self.asked_likely.append((app, version))
+            return learned
+
+        self.admission = Admission(
+            budgets,
+            self.store,
+            self.holds,
+            "j",
+            prices=known_prices,
+            likely=known_likely,
+            wall_s=lambda: NOW_S,
+            fault=lambda stage, error: self.faults.append((stage, error)),
+        )
+
+    def reserve(self, asking=None):
+        asking = asking or candidate()
+        return asyncio.run(self.admission.reserve(asking, self.admission.wants(asking)))
+
+    def refusal(self, asking=None):
+        with pytest.raises(BudgetUsedUpError) as told:
+            self.reserve(asking)
+        return told.value
+
+
+def candidate(bounds=LIMITED, *, api=Api.CHAT, body_bytes=BODY, start_s=NOW_S, model="m", version="V", **whose):
+    who = Whose("key-1", "app-1", version, model, "production")._replace(**whose)
+    return Candidate("x-1", who, "default", RequestFacts(api, model, body_bytes=body_bytes), lambda: bounds, start_s)
+
+
+def names(wants):
+    return [want.budget.name for want in wants]
+
+
+# Which budgets.
+
+
+def test_what_is_reserved_is_asked_of_every_budget_it_counts_in_and_of_no_other():
+    others = [
+        Budget(f"other-{name}", 1, "USD", refuses=True, **{name: "other"}) for name in ("app", "version", "model")
+    ]
+    named = Budget("named", 1, "USD", refuses=True, for_keys=True)
+    desk = Desk(worst, *others, named, likely)
+
+    assert names(desk.admission.wants(candidate())) == ["worst", "likely"]
+    assert names(desk.admission.wants(candidate(named=("named",)))) == ["worst", "named", "likely"]
+    assert names(desk.admission.wants(candidate(version="other"))) == ["worst", "other-version", "likely"]
+
+
+def test_where_no_budget_applies_nothing_is_looked_up():
+    def read():
+        raise AssertionError("the body was read")
+
+    desk = Desk(Budget("other", 1, "USD", app="other", refuses=True, worst_case=True))
+
+    assert desk.admission.wants(candidate()._replace(bounds=read)) == []
+    assert (desk.asked_prices, desk.asked_likely) == ([], [])
+
+
+@pytest.mark.parametrize("api", sorted(set(Api) - METERED_APIS))
+def test_what_costs_no_tokens_needs_no_budget(api):
+    assert Desk(likely, worst).admission.wants(candidate(api=api)) == []
+
+
+@pytest.mark.parametrize("api", sorted(METERED_APIS))
+def test_what_costs_tokens_does(api):
+    assert len(Desk(likely, worst).admission.wants(candidate(api=api))) == 2
+
+
+def test_all_is_reserved_in_one_call():
+    desk = Desk(likely, worst)
+    wants = desk.admission.wants(candidate())
+
+    shares = desk.reserve()
+
+    assert desk.store.asked == [("j", "x-1", tuple(wants), NOW_S)]
+    assert [(share.budget, share.reserved_nanos) for share in shares] == [
+        (want.budget.name, want.nanos) for want in wants
+    ]
+    assert desk.holds.still_open == {"x-1": shares}
+
+
+def test_a_worst_case_goes_by_the_dearest_price_and_what_is_likely_by_the_one_in_force():
+    desk = Desk(likely, msgspec.structs.replace(worst, currency="CNY"))
+    desk.admission.wants(candidate())
+
+    assert desk.asked_prices == [("x-1", "USD", False), ("x-1", "CNY", True)]
+    assert desk.asked_likely == [("app-1", "V")]
+
+
+# How much: what is likely.
+
+
+def test_what_is_likely_goes_by_size_and_what_was_learned():
+    learned = Likely(hit_per_byte=0.2, miss_per_byte=0.1, output=50.0)
+    per_million = (1000 * 0.2 * 10_000 + 1000 * 0.1 * 1_000_000 + 50 * 4_000_000) / 1_000_000
+
+    assert likely_nanos(BODY, Bounds(), learned, (10_000, 1_000_000, 2_000_000, 4_000_000)) == round(per_million)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 10**6),
+    st.integers(1, 8),
+    st.floats(0, 1e6),
+    st.tuples(*[st.integers(0, 10**12)] * 4),
+)
+def test_what_is_likely_never_takes_more_output_than_is_allowed(size, max_tokens, choices, output, prices):
+    learned = Likely(0.1, 0.4, output)
+    unlimited = likely_nanos(size, Bounds(None, choices), learned, prices)
+    at_most = likely_nanos(size, Bounds(None, choices), learned._replace(output=float(max_tokens)), prices)
+
+    assert likely_nanos(size, Bounds(max_tokens, choices), learned, prices) == min(unlimited, at_most)
+
+
+def test_what_is_likely_is_that_of_every_choice():
+    once, three = (likely_nanos(0, Bounds(10, choices), COLD, PRICES) for choices in (1, 1000))
+
+    assert (once, three) == (0, 30)
+
+
+# How much: the worst case.
+
+
+CATALOGS = {"shipped": parse_catalog(shipped_texts()), "small": parse_catalog(SMALL)}
+BORDERS = [
+    *(("shipped", version, at(f"2026-11-23T{clock}Z")) for version in (FLASH_1017, PRO) for clock in
+      ("01:00:00", "04:00:00", "06:00:00", "10:00:00")),
+    ("shipped", FLASH_1017, at("2026-11-20T16:00:00Z")),
+    ("shipped", FLASH_1017, at("2027-02-08T01:00:00Z")),
+    *(("shipped", "DeepSeek-V4-Flash-0731", at(edge)) for edge in ("2026-08-16T16:00:00Z",)),
+    *(("small", "A", at(edge)) for edge in
+      ("2026-02-01T00:00:00Z", "2026-02-02T22:00:00Z", "2026-02-03T02:00:00Z", "2026-02-02T12:00:00Z")),
+]  # fmt: skip
+UNTIL_S = 600.0
+
+
+@st.composite
+def exchanges(draw):
+    """Where and when an exchange begins, what bounds it, and what it came to within them at any moment until it has to end."""
+    name, version, border_s = draw(st.sampled_from(BORDERS))
+    now_s = border_s + draw(st.one_of(st.just(0.0), st.floats(-UNTIL_S - LATE_S - 5, 5), st.floats(-90_000, 90_000)))
+    end_s = draw(st.one_of(st.just(now_s), st.just(border_s), st.floats(now_s, now_s + UNTIL_S + LATE_S)))
+    size, choices = draw(st.integers(0, 10**6)), draw(st.integers(1, 5))
+    bounds = Bounds(draw(st.one_of(st.none(), st.integers(1, 10**6))), choices)
+    output = (MOST_OUTPUT_TOKENS if bounds.max_tokens is None else bounds.max_tokens) * choices
+    prompt = draw(st.sampled_from([size + ADDED_TOKENS, size // 2]) | st.integers(0, size + ADDED_TOKENS))
+    completion = draw(st.just(output) | st.integers(0, output))
+    hit, reasoning = draw(st.integers(0, prompt)), draw(st.integers(0, completion))
+    usage = TokenUsage(hit, prompt - hit, reasoning, completion - reasoning)
+    return CATALOGS[name], version, now_s, min(max(end_s, now_s), now_s + UNTIL_S + LATE_S), size, bounds, usage
+
+
+@given(exchanges(), st.sampled_from(["USD", "CNY"]))
+def test_no_exchange_within_its_bounds_costs_more_than_its_worst_case(exchange, currency):
+    """At any instant at which it may end, that of another price or band among them."""
+    catalog, version, now_s, end_s, size, bounds, usage = exchange
+    prices = dearest_prices(catalog, version, currency, span_of("end", now_s, now_s, UNTIL_S))
+    if prices is None:
+        return  # refused
+    charged = price_usage(catalog, usage, version, end_s)
+
+    assert sum(one.total_nanos for one in charged if one.currency == currency) <= worst_case_nanos(size, bounds, prices)
+
+
+@given(exchanges(), st.floats(0, 600))
+def test_neither_where_the_price_is_that_of_its_start(exchange, late_s):
+    """However late its body came."""
+    catalog, version, now_s, _, size, bounds, usage = exchange
+    prices = dearest_prices(catalog, version, "USD", span_of("start", now_s, now_s + late_s, UNTIL_S))
+    charged = price_usage(catalog, usage, version, now_s)
+
+    assert (prices is None) is not any(one.currency == "USD" for one in charged)
+    if prices is not None:
+        total = sum(one.total_nanos for one in charged if one.currency == "USD")
+        assert total <= worst_case_nanos(size, bounds, prices)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "dear"),
+    [
+        ("03:59:59", "04:30:00", True),
+        ("04:00:00", "05:59:59", False),
+        ("04:00:00", "06:00:00", True),
+        ("05:00:00", "06:00:01", True),
+        ("10:00:00", "23:00:00", False),
+        ("04:30:00", "11:00:00", True),
+    ],
+)
+def test_the_dearest_price_is_that_of_a_peak_which_the_span_touches(first, last, dear):
+    """Also one that lies within it, with an off-peak price at both ends."""
+    span = (at(f"2026-11-23T{first}Z"), at(f"2026-11-23T{last}Z"))
+    peak, off_peak = (
+        dearest_prices(CATALOGS["shipped"], FLASH_1017, "USD", (at_s, at_s))
+        for at_s in (at("2026-11-23T02:00:00Z"), at("2026-11-23T05:00:00Z"))
+    )
+
+    assert peak > off_peak
+    assert dearest_prices(CATALOGS["shipped"], FLASH_1017, "USD", span) == (peak if dear else off_peak)
+
+
+def test_the_dearest_price_heeds_the_operator_s_calendar_of_holidays():
+    """National Day is a holiday officially; an operator whose calendar has none pays the peak price."""
+    peak_s = at("2026-10-01T02:00:00Z")
+    official, own = (
+        dearest_prices(CATALOGS["shipped"], FLASH_1017, "USD", (peak_s, peak_s), holidays)
+        for holidays in ({}, {2026: frozenset()})
+    )
+
+    assert own > official
+
+
+def test_there_is_no_dearest_price_where_one_is_not_known_in_between():
+    before_any_s = at("2026-01-01T00:00:00Z")
+
+    assert dearest_prices(CATALOGS["small"], "A", "USD", (before_any_s - 5, before_any_s + 5)) is None
+    assert dearest_prices(CATALOGS["small"], "B", "USD", (before_any_s, before_any_s)) is None
+
+
+def test_the_worst_case_of_no_limit_is_all_that_a_model_writes():
+    assert worst_case_nanos(0, Bounds(), PRICES) == worst_case_nanos(0, Bounds(MOST_OUTPUT_TOKENS), PRICES)
+
+
+def test_the_worst_case_is_near_what_can_be():
+    """It is a bound, but not so loose that nothing fits: half a thousand tokens, and the ends of answers."""
+    prices = (1_000_000,) * 4
+
+    assert worst_case_nanos(BODY, Bounds(100, 3), prices) == BODY + ADDED_TOKENS + 3 * 102 + 4
+
+
+@pytest.mark.parametrize("bounds", [UNREAD, Bounds(5, unbounded_by="file_id, which is elsewhere")])
+def test_without_a_bound_a_worst_case_is_refused_and_what_is_likely_is_not(bounds):
+    with pytest.raises(NoBoundError, match=bounds.unbounded_by) as told:
+        Desk(likely, worst).admission.wants(candidate(bounds))
+    assert told.value.status == 400
+    assert Desk(likely).admission.wants(candidate(bounds))[0].nanos > 0
+
+
+def test_without_a_price_a_worst_case_is_refused_and_what_is_likely_is_nothing():
+    with pytest.raises(NoBoundError, match="has no price"):
+        Desk(worst, prices=None).admission.wants(candidate())
+    assert [want.nanos for want in Desk(likely, prices=None).admission.wants(candidate())] == [0]
+
+
+# The refusal.
+
+
+def used_up(budget=likely, spent=8 * NANO, held=0, free_s=NOW_S + 3600):
+    return UsedUp(budget.name, spent, held, int(free_s))
+
+
+def test_a_refusal_says_which_budget_how_much_is_spent_the_limit_and_when_there_is_room_again():
+    expensive = candidate(Bounds(10**6), body_bytes=0)
+    desk = Desk(likely, worst, answer=used_up(worst, int(8.5 * NANO), int(1.25 * NANO)), prices=(0, 0, 0, 3 * NANO))
+
+    told = desk.refusal(expensive)
+
+    assert str(told) == (
+        "The budget worst is used up: 8.500000 of 10.000000 USD spent, 1.250000 held for exchanges under way, and this one "
+        "may cost 3.000006. It has room again at 2026-11-23T03:00:00Z, or when one under way costs less than was held."
+    )
+    assert (told.status, told.code, told.budget, told.retry_after_s) == (429, "budget_used_up", "worst", 3600)
+
+
+def test_what_never_fits_is_told_to_ask_for_less():
+    told = Desk(likely, worst, answer=used_up(worst, 0), prices=(0, 0, 0, 20 * NANO)).refusal(candidate(Bounds(10**6)))
+
+    assert "more than the whole budget" in str(told)
+    assert "max_tokens" in str(told)
+    assert "room again" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("spent", "held", "free_s", "retry_after_s"),
+    [
+        (8 * NANO, 0, NOW_S + 3600, 3600),
+        (8 * NANO, 0, NOW_S + 1, 1),
+        (8 * NANO, 0, NOW_S - 5, 1),
+        (7 * NANO - 6004, 4 * NANO, NOW_S + 3600, 1),  # what this one may cost is 3,000,006,004
+        (7 * NANO - 6003, 4 * NANO, NOW_S + 3600, 3600),
+    ],
+)
+def test_retry_after_is_when_the_period_ends_or_soon_where_only_what_is_held_is_in_the_way(
+    spent, held, free_s, retry_after_s
+):
+    """What is under way ends within moments, what is spent stays. Never 0: a client would ask at once."""
+    desk = Desk(worst, answer=used_up(worst, spent, held, free_s), prices=(0, 0, 0, 3 * NANO))
+
+    assert desk.refusal(candidate(Bounds(10**6))).retry_after_s == retry_after_s
+
+
+def test_what_was_refused_is_not_open():
+    desk = Desk(likely, answer=used_up())
+    desk.refusal()
+
+    assert desk.holds.still_open == {}
+    assert desk.faults == []
+
+
+def test_the_record_of_what_was_refused_names_the_budget_and_takes_nothing_of_it():
+    refused = facts(Outcome.REFUSED, 429, sent=False, answered=True, refused_by="worst")
+    pricing = msgspec.structs.replace(FLAT, budgets=(worst,))
+
+    record = make_record(refused, None, pricing=pricing)
+
+    assert (record.refused_by, record.shares, record.is_reserved) == ("worst", (), False)
+
+
+# The store is away.
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.01)
+
+
+AWAY = {"away": lambda: Store(StoreUnavailableError("no Redis")), "slow": SilentStore}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("kind", AWAY)
+def test_where_every_budget_allows_it_an_exchange_passes_without_the_store(kind):
+    """It is noted as a fault, and as one for which something may be held: its question may have arrived."""
+    desk = Desk(likely, worst, store=AWAY[kind]())
+
+    assert desk.reserve() == ()
+    assert [stage for stage, _ in desk.faults] == ["reserve"]
+    assert desk.holds.still_open == {"x-1": None}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("kind", AWAY)
+def test_where_one_budget_does_not_nothing_passes(kind):
+    desk = Desk(likely, strict, store=AWAY[kind]())
+
+    with pytest.raises(BudgetUnknownError, match=r"The budget strict cannot be asked for.*on_store_down") as told:
+        desk.reserve()
+
+    assert (told.value.status, told.value.code, told.value.retry_after_s) == (503, "budget_unknown", 5)
+    assert [stage for stage, _ in desk.faults] == ["reserve"]
+    assert desk.holds.still_open == {"x-1": None}
+
+
+def test_a_budget_that_the_exchange_is_not_for_refuses_nothing_without_the_store():
+    other = msgspec.structs.replace(strict, app="other")
+
+    assert Desk(likely, other, answer=StoreUnavailableError("no Redis")).reserve() == ()
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_store_that_is_away():
+    with pytest.raises(KeyError):
+        Desk(likely, answer=KeyError("ours")).reserve()
+
+
+# Put together for a worker.
+
+
+def put_together(monkeypatch, pricing, settings, now_s):
+    monkeypatch.setattr("proxy.budget_admission.time", types.SimpleNamespace(time=lambda: now_s))
+    ledger = types.SimpleNamespace(holds=Holds(), fault=lambda _stage, _error: None)
+    return admission_of(
+        settings, Store(), ledger, journal_id="j", pricing=lambda: pricing, likely=lambda _app, _version: COLD
+    )
+
+
+def test_without_a_budget_that_refuses_there_is_no_admission(monkeypatch):
+    settings = Settings(budgets=(BudgetSettings(name="b", limit=1.0),))
+
+    assert put_together(monkeypatch, FLAT, settings, NOW_S) is None
+
+
+SPANNING = Settings(
+    upstream=UpstreamSettings(total_timeout_seconds=1800.0),
+    budgets=tuple(
+        BudgetSettings(name=reserve, limit=1.0, action="refuse", reserve=reserve)
+        for reserve in ("likely", "worst_case")
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("instant", "start", "now", "peak_for"),
+    [
+        ("end", "05:00:00", "05:00:00", set()),
+        ("end", "05:35:00", "05:35:00", {"worst_case"}),
+        ("end", "05:29:55", "05:29:55", {"worst_case"}),
+        ("end", "03:59:59", "04:00:01", set()),
+        ("end", "07:00:00", "07:00:00", {"likely", "worst_case"}),
+        ("start", "05:35:00", "05:35:00", set()),
+        ("start", "03:59:59", "04:00:01", {"likely", "worst_case"}),
+    ],
+)
+def test_prices_are_those_of_every_instant_that_may_decide(monkeypatch, instant, start, now, peak_for):
+    """Of the end: a worst case until the upstream's total timeout and a little. Of the start: when the head was read."""
+    pricing = Pricing(CATALOGS["shipped"], instant=instant)
+    start_s, now_s = (at(f"2026-11-23T{clock}Z") for clock in (start, now))
+    asking = candidate(version=FLASH_1017, start_s=start_s)
+    off_peak, found = (
+        {want.budget.name: want.nanos for want in put_together(monkeypatch, pricing, SPANNING, at_s).wants(one)}
+        for at_s, one in (
+            (at("2026-11-23T11:00:00Z"), asking._replace(start_s=at("2026-11-23T11:00:00Z"))),
+            (now_s, asking),
+        )
+    )
+
+    assert {name for name in found if found[name] > off_peak[name]} == peak_for
+    assert all(math.isclose(found[name], 2 * off_peak[name], rel_tol=0.01) for name in peak_for)
+
+
+def test_the_operator_s_holidays_hold_for_budgets_too(monkeypatch):
+    national_day_s = at("2026-10-01T02:00:00Z")
+    asking = candidate(version=FLASH_1017, start_s=national_day_s)
+    official, own = (
+        [want.nanos for want in put_together(monkeypatch, pricing, SPANNING, national_day_s).wants(asking)]
+        for pricing in (
+            Pricing(CATALOGS["shipped"]),
+            Pricing(CATALOGS["shipped"], holidays={2026: frozenset()}),
+        )
+    )
+
+    assert all(dear > cheap for dear, cheap in zip(own, official, strict=True))
