@@ -282,11 +282,19 @@ VERSIONS = (
     ),
 )
 
+
+def forecast(window: str) -> str:
+    """What budgets will have cost at the end of their periods, at the rate of the last hours or days."""
+    share = f'budget:deepseek_meter_used:forecast{window}{{job=~"$job"}}'
+    return f"sum by (budget) ({share} * {recorded('budget_limit_usd')})"
+
+
 BUDGETS = (
     Table(
         title="Budgets",
         description="Exact, of the period under way. Left is what a next request may cost: what exchanges under way may cost is set aside."
-        " A burn of 1 just lasts; the forecasts go on at the rate of the last hours, and days.",
+        " A burn of 1 just lasts; the forecasts go on at the rate of the last hours, and days. Rolling budgets have neither, and those in yuan no"
+        " amounts here.",
         labels=("budget",),
         columns=(
             Column("Limit", f"sum by (budget) ({recorded('budget_limit_usd')})", "currencyUSD"),
@@ -302,12 +310,12 @@ BUDGETS = (
             Column("Burn, 3 days", 'max by (budget) (budget:deepseek_meter_burn:rate3d{job=~"$job"})', "none"),
             Column(
                 "Forecast, 6 hours",
-                'sum by (budget) (budget:deepseek_meter_spend_usd:forecast6h{job=~"$job"})',
+                forecast("6h"),
                 "currencyUSD",
             ),
             Column(
                 "Forecast, 3 days",
-                'sum by (budget) (budget:deepseek_meter_spend_usd:forecast3d{job=~"$job"})',
+                forecast("3d"),
                 "currencyUSD",
             ),
             Column(

@@ -65,9 +65,7 @@ LEFT_OUT = {
     "version_last_seen_timestamp_seconds": "as above",
     "proxy_estimate_checks_total": "how large the sample is; the errors are shown by tokens",
     "proxy_estimate_estimated_tokens_total": "the sign of the error; asked for by hand",
-    **dict.fromkeys(
-        ("budget_spend_cny", "budget_reserved_cny", "budget_limit_cny"), "for those who are billed in yuan"
-    ),
+    "budget_reserved_cny": "for those who are billed in yuan; spend and limit are in the shares and alerts",
     "balance": "the amount is nobody's business on a wall",
 }
 
@@ -337,6 +335,6 @@ def test_the_dashboard_answers_the_questions_it_is_for(repo):
         "budget:deepseek_meter_used:ratio",
         "budget:deepseek_meter_burn:rate1h",
         "budget:deepseek_meter_burn:rate3d",
-        "budget:deepseek_meter_spend_usd:forecast6h",
-        "budget:deepseek_meter_spend_usd:forecast3d",
+        "budget:deepseek_meter_used:forecast6h",
+        "budget:deepseek_meter_used:forecast3d",
     }

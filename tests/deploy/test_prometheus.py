@@ -123,6 +123,7 @@ MUTATIONS = {
         "clamp_min(global:deepseek_meter_budget_period_end_timestamp_seconds:max - time(), 0)",
         "2592000",
     ),
+    "yuan are no money": ("recording.yml", "_limit_cny:max > 0", "_limit_cny:max > 100000"),
     "two thirds are half": ("budgets.yml", ">= 0.5", ">= 0.67"),
     "a third is half": ("budgets.yml", ">= 0.5", ">= 0.25"),
     "nine tenths are half": ("budgets.yml", ">= 0.5 < 0.8", ">= 0.5"),
@@ -291,9 +292,11 @@ def test_a_rule_comes_after_what_it_reads(recording):
 
 
 def test_only_counters_have_a_rate(recording):
-    """A rate of a gauge is a number without a meaning; but for the one that rises until its period ends, as recording.yml explains."""
+    """A rate of a gauge is a number without a meaning; but for those that rise until its period ends, as recording.yml explains."""
     rated = {name for _, expression in recording for name in re.findall(r"rate\(([\w:]+)", expression)}
-    assert {name for name in rated if not name.endswith("_total:max")} == {"global:deepseek_meter_budget_spend_usd:max"}
+    assert {name for name in rated if not name.endswith("_total:max")} == {
+        f"global:deepseek_meter_budget_spend_{currency}:max" for currency in ("usd", "cny")
+    }
 
 
 def test_alerts_read_what_is_recorded(alerts, recording, exported):
