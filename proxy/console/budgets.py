@@ -16,11 +16,15 @@ class BudgetState(NamedTuple):
 
 
 def budget_state(budget: Budget, fields: Mapping[bytes, bytes], now_s: float) -> BudgetState:
-    """Sums of the buckets that count at an instant."""
+    """Sums of the buckets that count at an instant.
+
+    Those alone that `reserve.lua` asks for: of a budget whose period or time zone was changed, others may lie beside them.
+    """
     window = budget.window_at(now_s)
+    counted = range(window.start_s, window.end_s, budget.width_s or window.end_s - window.start_s)
     sums = {"spent": 0, "held": 0}
     for field, value in fields.items():
         what, _, bucket = field.decode().partition(":")
-        if window.start_s <= int(bucket) < window.end_s:
+        if int(bucket) in counted:
             sums[what] += int(value)
     return BudgetState(budget, sums["spent"], sums["held"], window)
