@@ -110,9 +110,9 @@ class Admission:
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 answer = await self._store.reserve(self._journal_id, candidate.exchange_id, wants, self._wall_s())
-        except TimeoutError as error:
+        except TimeoutError:
             self._stalled_until_s = self._wall_s() + STALLED_S
-            return self._without_store(wants, error)
+            return self._without_store(wants, StoreUnavailableError(f"no answer within {LONGEST_WAIT_S:g} s"))
         except StoreUnavailableError as error:
             return self._without_store(wants, error)
         if isinstance(answer, Held):

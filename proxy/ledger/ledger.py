@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from proxy.errors import JournalUnwritableError, StoreUnavailableError
+from proxy.errors import JournalUnwritableError, MeterError, StoreUnavailableError
 from proxy.ledger.holding import Holding
 from proxy.ledger.journal import (
     JournalDamagedError,
@@ -136,7 +136,8 @@ class Ledger:
     def fault(self, stage: str, error: Exception) -> None:
         """Count and log a fault of metering; the exchange it happened in goes on."""
         self.faults[stage] = self.faults.get(stage, 0) + 1
-        log.error("metering_fault", stage=stage, error=type(error).__name__, exc_info=error)
+        said = {"reason": str(error)} if isinstance(error, MeterError) else {"exc_info": error}
+        log.error("metering_fault", stage=stage, error=type(error).__name__, **said)
 
     # What the worker reports of itself.
 

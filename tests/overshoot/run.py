@@ -1,16 +1,13 @@
-"""One run: a budget of a thousand mean exchanges, clients that ask until they are turned away for good, then the books.
+"""One run: a budget of so many mean exchanges, clients that ask until they are turned away for good, then the books.
 
-Two replicas of two workers on one Redis. Output is lognormal, so that a few exchanges cost many times the mean. In some runs Redis is
+Replicas of two workers on one Redis. Output is lognormal, so that a few exchanges cost many times the mean. In some runs Redis is
 killed in the middle and started again.
 """
 
 import asyncio
-import json
 import math
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +18,15 @@ import msgspec
 from chaos.stage import RedisServer
 from e2e.stack import KEY, Proxy, Simulator, wait_until
 
+from proxy.catalog_files import builtin_catalog
 from proxy.ledger.families import NANO
+from proxy.pricing.tariff import rate_at
 
 VERSION = "DeepSeek-V4.1-Flash-1017"
 MODEL = "deepseek-flash"
-MEANS = 1000
 PROMPT_TOKENS, MAX_TOKENS = 148, 2000
 REASONING, ANSWER, SIGMA = 60, 50, 0.8
 OUTAGE_S = 3.0
-ENOUGH_REFUSALS = 6
 PREFIX = "{meter:default}:"
 _TOLD = re.compile(
     r"(\d+\.\d+) of (\d+\.\d+) USD spent, (\d+\.\d+) held for exchanges under way, and this one may cost (\d+\.\d+)"
@@ -61,6 +58,11 @@ class Plan(msgspec.Struct, frozen=True):
     reserve: str
     clients: int
     on_store_down: str = ""
+    means: int = 1000
+    """The limit, in mean exchanges."""
+    replicas: int = 2
+    patience: int = 6
+    """So many refusals in a row, and a client gives up: nothing can have been on its way any more."""
 
 
 class Result(msgspec.Struct):
@@ -86,12 +88,12 @@ class Result(msgspec.Struct):
 def run(folder: Path, plan: Plan) -> Result:
     """One run in an empty folder."""
     (folder / "scenario.toml").write_text(SCENARIO)
-    limit = _limit_usd()
+    limit = _limit_usd(plan.means)
     toml = _settings(limit, plan)
     server = RedisServer(folder / "redis")
     server.start()
     simulator = Simulator(folder, scenario=folder / "scenario.toml")
-    replicas = [_replica(folder, number, simulator.url, server.port, toml) for number in range(2)]
+    replicas = [_replica(folder, number, simulator.url, server.port, toml) for number in range(plan.replicas)]
     try:
         for replica in replicas:
             replica.wait_ready()
@@ -111,13 +113,13 @@ def _replica(folder: Path, number: int, upstream: str, port: int, toml: str) -> 
     return Proxy(place, upstream, workers=2, redis=f"redis://127.0.0.1:{port}/0", toml=toml)
 
 
-def _limit_usd() -> float:
-    """A thousand mean exchanges at the price in force."""
-    command = [sys.executable, "-m", "proxy", "prices", "--version", VERSION, "--format", "json"]
-    price = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["per_million_tokens"]
+def _limit_usd(means: int) -> float:
+    """So many mean exchanges at the price in force."""
+    rate = rate_at(builtin_catalog(), VERSION, "USD", time.time())
+    assert rate is not None
+    _, miss, _, answer = rate.nanos_per_million
     output = (REASONING + ANSWER) * math.exp(SIGMA**2 / 2)
-    mean = PROMPT_TOKENS * float(price["input_cache_miss"]) + output * float(price["output_answer"])
-    return MEANS * mean / 1e6
+    return means * (PROMPT_TOKENS * miss + output * answer) / 1e6 / NANO
 
 
 def _settings(limit: float, plan: Plan) -> str:
@@ -152,17 +154,17 @@ async def _ask(plan: Plan, urls: list[str], server: RedisServer) -> _Asked:
     asked = _Asked()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {KEY}"}) as session:
-        breaking = asyncio.create_task(_break(server, asked)) if plan.on_store_down else None
-        clients = [_client(session, urls[number % len(urls)], asked, breaking) for number in range(plan.clients)]
+        breaking = asyncio.create_task(_break(plan, server, asked)) if plan.on_store_down else None
+        clients = [_client(plan, session, urls[number % len(urls)], asked, breaking) for number in range(plan.clients)]
         await asyncio.gather(*clients)
         if breaking:
             await breaking
     return asked
 
 
-async def _break(server: RedisServer, asked: _Asked) -> None:
+async def _break(plan: Plan, server: RedisServer, asked: _Asked) -> None:
     """Kill Redis once a third is spent, and start it again."""
-    while asked.answered < MEANS / 3:
+    while asked.answered < plan.means / 3:
         await asyncio.sleep(0.02)
     await asyncio.to_thread(server.stop, signal.SIGKILL)
     await asyncio.sleep(OUTAGE_S)
@@ -170,12 +172,12 @@ async def _break(server: RedisServer, asked: _Asked) -> None:
 
 
 async def _client(
-    session: aiohttp.ClientSession, url: str, asked: _Asked, breaking: "asyncio.Task[None] | None"
+    plan: Plan, session: aiohttp.ClientSession, url: str, asked: _Asked, breaking: "asyncio.Task[None] | None"
 ) -> None:
-    """Ask until it was turned away so many times in a row that nothing can have been on its way any more."""
+    """Ask until it was turned away for good."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Say something."}], "max_tokens": MAX_TOKENS}
     turned_away = 0
-    while turned_away < ENOUGH_REFUSALS:
+    while turned_away < plan.patience:
         async with session.post(f"{url}/chat/completions", json=body) as response:
             status, answer = response.status, await response.json()
         asked.see(status, answer)
