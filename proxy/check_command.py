@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +92,32 @@ def settings_to_look_at(settings: Settings, catalog: Catalog, keys: Keys) -> lis
         for name in catalog.own_sheets
         if name not in upstreams
     ]
-    return found + missing_keys(settings, keys) + _without_effect(settings)
+    return found + missing_keys(settings, keys) + _without_effect(settings) + _idle_budgets(settings, named)
+
+
+def _idle_budgets(settings: Settings, versions: set[str]) -> list[str]:
+    """Budgets in which no exchange can count: a limit that holds nothing says nothing either."""
+    managed = settings.gateway.mode == "managed"
+    payers = set(settings.apps_by_key().values())
+    found = []
+    for budget in settings.budgets:
+        told = f"settings: [[budgets]] {budget.name}:"
+        if not any(fnmatchcase(version, budget.version) for version in versions):
+            found.append(f"{told} version = {budget.version!r}: the catalog has none of this name")
+        if budget.for_keys and not managed:
+            found.append(f'{told} for_keys has no effect with [gateway] mode = "passthrough"')
+        elif budget.action == "refuse" and not managed and not _may_pay(budget.app, payers):
+            found.append(
+                f"{told} app = {budget.app!r}: in passthrough mode a budget that refuses goes by the key, and no [apps] with "
+                "keys has this name; docs/budgets.md"
+            )
+    return found
+
+
+def _may_pay(pattern: str, payers: set[str]) -> bool:
+    """True where a pattern may be meant for somebody who is told by a key: an app with keys, or the hash of one."""
+    unnamed = pattern.startswith("key-") or fnmatchcase("key-0123456789", pattern) or fnmatchcase("anonymous", pattern)
+    return unnamed or any(fnmatchcase(payer, pattern) for payer in payers)
 
 
 def _without_effect(settings: Settings) -> list[str]:

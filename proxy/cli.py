@@ -27,6 +27,7 @@ from proxy.keys_check import key_lines
 from proxy.keys_cli import keys
 from proxy.logs import configure_logging
 from proxy.price_command import Asked, Where, price_row
+from proxy.pricing.budgets import budgets_of
 from proxy.report_cli import report
 from proxy.settings import Settings, load_settings, setting_rows, split_address, unknown_variables
 from proxy.simulator.scenario import Scenario, default_scenario, parse_scenario
@@ -143,6 +144,7 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
     upstream_keys, catalog = keys_of(settings, os.environ), catalog_with(settings.pricing.catalog_file)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
+    budgets_of(settings)
     check_tls(settings)
     found = [f"environment: {name} is no setting" for name in unknown_variables(os.environ)]
     now = datetime.now(UTC)
@@ -210,6 +212,7 @@ def _serve(settings: Settings, announce: Callable[[], None], companions: tuple[C
     configure_logging(settings.log)
     zone_of(settings.console.time_zone)
     token_of(settings.console.token_file)
+    budgets_of(settings)
     check_tls(settings)
     catalog_with(settings.pricing.catalog_file)
     for name in unknown_variables(os.environ):

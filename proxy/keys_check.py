@@ -8,7 +8,7 @@ from proxy.child import journals_dir
 from proxy.errors import MeterError
 from proxy.gateway.keys import secret_name
 from proxy.hash_secret import hash_secret
-from proxy.keys_command import known_keys
+from proxy.keys_command import known_keys, unknown_budgets
 from proxy.ledger.client_keys import NOTHING, ClientKey, Known, fits
 from proxy.pricing.catalog import Catalog
 from proxy.settings import Settings
@@ -30,6 +30,11 @@ def key_lines(settings: Settings, catalog: Catalog, now_s: float) -> list[str]:
         return [f"keys: they could not be asked for: {error}"]
     named = {version for versions in routes_of(settings).values() for version in versions.values()}
     lines = keys_to_look_at(known, secret, {*catalog.versions, *named}, now_s)
+    lines += [
+        f"keys: {key.id} of {key.app} names the budget {name}, and there is none of that name with for_keys = true"
+        for key in known.active(now_s)
+        for name in unknown_budgets(settings, key)
+    ]
     return [f"keys: {untold}; what follows is what the data dir knows", *lines] if untold else lines
 
 

@@ -50,7 +50,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--models", callback=_names, help="Models it may ask, by commas; * stands for anything.  [default: all]")
 @click.option("--versions", callback=_names, help="Versions that may answer, in the same way.  [default: all]")
 @click.option("--purposes", callback=_names, help="production, validation, shadow; the first is the default.")
-@click.option("--budgets", callback=_names, help="Names of budgets it is charged to; kept, not applied yet.")
+@click.option("--budgets", callback=_names, help="Names of budgets with for_keys = true that it counts in, by commas.")
 @click.option("--expires", default="", help="When it ends, e.g. 90d, 12h, 4w.  [default: never]")
 @click.option("--rpm", type=click.IntRange(1, keys_command.MOST_PER_MINUTE), help="Requests in any 60 seconds.")
 @click.option("--concurrent", type=click.IntRange(1), help="Exchanges at a time.")
@@ -71,6 +71,8 @@ def add(
     made = keys_command.add(settings, wish, time.time(), secrets.randbelow)
     click.echo(made.text)
     click.echo(f"key {made.key.id} of {made.key.app}: keep it now, it is not shown again", err=True)
+    for name in keys_command.unknown_budgets(settings, made.key):
+        click.echo(f"there is no [[budgets]] {name} with for_keys = true in these settings: it holds nothing", err=True)
     if settings.gateway.mode != "managed":
         click.echo('client keys are asked for with [gateway] mode = "managed"; these settings say otherwise', err=True)
     _say_untold(made.untold)

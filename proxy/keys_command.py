@@ -102,6 +102,12 @@ def rows(known: Known, now_s: float) -> list[dict[str, Any]]:
     return made + [{"id": key_id, "state": "revoked", "revoked": _date(known.revoked[key_id])} for key_id in strangers]
 
 
+def unknown_budgets(settings: Settings, key: ClientKey) -> list[str]:
+    """The budgets a key names that these settings have not, or not for keys."""
+    there_are = {budget.name for budget in settings.budgets if budget.for_keys}
+    return [name for name in key.budgets if name not in there_are]
+
+
 def span_s(text: str) -> float:
     """Seconds of a span such as 90d, 12h or 4w. Raises SettingsError."""
     found = _SPAN.fullmatch(text.strip().lower())

@@ -241,7 +241,7 @@ class BegunMark(msgspec.Struct, frozen=True, array_like=True):
     """What is known of an exchange before its request goes to the upstream: enough for a record, should we die now.
 
     An array in JSON, because one is written for every exchange. `body_bytes` is the size of the request's body, `reserved`
-    what was reserved for it, `payer` who asks by the key alone, where that is not the app.
+    what was reserved for it, `payer` who asks by the key alone, where that is not the app, `budgets` are those that the client's key names.
     """
 
     exchange_id: str
@@ -256,6 +256,7 @@ class BegunMark(msgspec.Struct, frozen=True, array_like=True):
     upstream: str = "default"
     reserved: tuple[Share, ...] = ()
     payer: str = ""
+    budgets: tuple[str, ...] = ()
 
 
 LABEL_CHARACTERS = 128

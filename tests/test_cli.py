@@ -215,3 +215,33 @@ def test_deepseeks_key_in_the_environment_is_for_deepseek_alone():
     elsewhere = load_settings(flags={("upstream", "url"): "http://127.0.0.1:8500"})
     assert keys_of(elsewhere, environment).balance == ""
     assert upstream_keys(elsewhere, environment) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ('version = "DeepSeek-V4-Por*"', "the catalog has none of this name"),
+        ("for_keys = true", "for_keys has no effect"),
+        ('app = "team-a"\naction = "refuse"', "goes by the key"),
+        ('app = "key-0123456789"\naction = "refuse"', None),
+        ('app = "team-a"', None),
+        ('action = "refuse"', None),
+    ],
+)
+def test_check_names_a_budget_that_holds_nothing(tmp_path, said, word):
+    """A limit in which no exchange can count would be silent for ever."""
+    (tmp_path / "meter.toml").write_text(f'[[budgets]]\nname = "one"\nlimit = 5\n{said}\n')
+    options = ["--config", str(tmp_path / "meter.toml"), "--data-dir", str(tmp_path / "data")]
+    told = CliRunner().invoke(main, ["check", *options])
+
+    assert ("[[budgets]] one" in told.output) == (word is not None)
+    assert word is None or word in told.output
+
+
+def test_a_purpose_that_nobody_has_is_refused(tmp_path):
+    """There are three; a slip of the pen would be a budget that holds nothing."""
+    (tmp_path / "meter.toml").write_text('[[budgets]]\nname = "one"\nlimit = 5\npurpose = "validaton"\n')
+    told = CliRunner().invoke(main, ["check", "--config", str(tmp_path / "meter.toml")])
+
+    assert told.exit_code == 2, told.output
+    assert "[[budgets]] one: purpose: expected a pattern for production, validation, shadow" in told.output

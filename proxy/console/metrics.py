@@ -59,10 +59,11 @@ GAUGES: Final[Mapping[str, Gauge]] = {
     "version_spend_limit_usd_per_hour": Gauge(
         ("version",), "The operator's limit, from `[versions.X]`; alerts use it."
     ),
-    "budget_spend_usd": Gauge(("budget",), "Exact spend of the budget's period so far; begins at 0 with the next one."),
-    "budget_reserved_usd": Gauge(
-        ("budget",), "Set aside for exchanges under way, at most what they can cost; not in the spend yet."
+    "budget_spend_usd": Gauge(
+        ("budget",),
+        "Spend of the budget's period so far, exactly; what was interrupted counts with all that was held for it.",
     ),
+    "budget_reserved_usd": Gauge(("budget",), "Held for exchanges under way, as `reserve` says; not in the spend yet."),
     "budget_limit_usd": Gauge(("budget",), "What may be spent in a period."),
     "budget_period_seconds": Gauge(("budget",), "Length of the period under way; a rolling budget has none."),
     "budget_period_end_timestamp_seconds": Gauge(

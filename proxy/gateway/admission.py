@@ -6,6 +6,7 @@ the store's answer. Where the store does not answer, each budget says what holds
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol
@@ -77,6 +78,7 @@ class Admission:
         likely: Callable[[str, str], Likely],
         wall_s: Callable[[], float],
         fault: Callable[[str, Exception], None],
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._budgets = tuple(budgets)
         self._store = store
@@ -86,7 +88,8 @@ class Admission:
         self._likely = likely
         self._wall_s = wall_s
         self._fault = fault
-        self._stalled_until_s = 0.0
+        self._monotonic_s = monotonic_s
+        self._asks_again_s: float | None = None  # set while Redis is stalled
 
     def __repr__(self) -> str:
         return f"<Admission by {len(self._budgets)} budgets>"
@@ -104,22 +107,33 @@ class Admission:
 
         Raises BudgetUsedUpError and BudgetUnknownError.
         """
-        if self._wall_s() < self._stalled_until_s:
+        if self._is_stalled():
             return self._without_store(wants, StoreUnavailableError("Redis did not answer a moment ago"))
         self._holds.asking(candidate.exchange_id)
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 answer = await self._store.reserve(self._journal_id, candidate.exchange_id, wants, self._wall_s())
         except TimeoutError:
-            self._stalled_until_s = self._wall_s() + STALLED_S
+            self._asks_again_s = self._monotonic_s() + STALLED_S
             return self._without_store(wants, StoreUnavailableError(f"no answer within {LONGEST_WAIT_S:g} s"))
-        except StoreUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - away, or an answer that nobody understands: the budgets say what follows
             return self._without_store(wants, error)
+        self._asks_again_s = None
         if isinstance(answer, Held):
             self._holds.held(candidate.exchange_id, answer.shares)
             return answer.shares
         self._holds.refused(candidate.exchange_id)
         raise self._used_up(answer, wants)
+
+    def _is_stalled(self) -> bool:
+        """True for everybody but the one whose turn it is to find out."""
+        now_s = self._monotonic_s()
+        if self._asks_again_s is None:
+            return False
+        if now_s >= self._asks_again_s:
+            self._asks_again_s = now_s + LONGEST_WAIT_S + STALLED_S
+            return False
+        return True
 
     def _need(self, budget: Budget, candidate: Candidate) -> int:
         """Nano-units to reserve for an exchange."""
@@ -160,7 +174,8 @@ def used_up_text(want: Want, answer: UsedUp) -> str:
     if want.nanos > budget.limit_nanos:
         return f"{told} That is more than the whole budget: ask for less, such as a lower max_tokens."
     free = datetime.fromtimestamp(answer.free_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return f"{told} It has room again at {free}, or when one under way costs less than was held."
+    sooner = ", or when one under way costs less than was held" if answer.held_nanos else ""
+    return f"{told} It has room again at {free}{sooner}."
 
 
 def likely_nanos(body_bytes: int, bounds: Bounds, likely: Likely, prices: Prices | None) -> int:

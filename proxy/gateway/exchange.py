@@ -192,6 +192,7 @@ class Exchange:
             upstream=self.upstream,
             reserved=self.reserved,
             payer="" if self.asked.payer == self.asked.app else self.asked.payer,
+            budgets=self.asked.budgets,
         )
         try:
             self._keeper.begin(mark)

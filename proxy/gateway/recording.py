@@ -184,6 +184,7 @@ def interrupted_record(mark: BegunMark, end_s: float, pricing: Pricing) -> Usage
         first_chunk_s=0.0,
         first_chunk_after_s=0.0,
         payer=mark.payer or mark.app,
+        named=mark.budgets,
         reserved=mark.reserved,
         is_reserved=bool(mark.reserved),
     )

@@ -7,7 +7,7 @@ looked at, then passed on; at the end of an exchange the record is written befor
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
@@ -216,10 +216,16 @@ class Relay:
             Whose(asked.payer, asked.app, version, request.model, asked.purpose.value, asked.budgets),
             exchange.upstream,
             request,
-            lambda: bounds_in(plain_body(sent.body, sent.content_encoding), request.api),
+            cache(lambda: bounds_in(plain_body(sent.body, sent.content_encoding), request.api)),
             exchange.start_s,
         )
-        wants = admission.wants(candidate)
+        try:
+            wants = admission.wants(candidate)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - promise 3: what cannot be worked out is counted, and the exchange goes on
+            self._parts.keeper.fault("reserve", error)
+            return
         if not wants:
             return
         exchange.is_reserved = True  # from here on something may be held, whatever comes of it

@@ -39,6 +39,7 @@ from proxy.usage import BegunMark, UsageRecord
 COMPARE_EVERY_S: Final = 5.0
 SHIP_EVERY_S: Final = 0.8
 RETRY_AFTER_S: Final = 0.5
+TELL_EVERY_S: Final = 1.0
 TO_THE_END: Final = 2**62
 MAX_UNWRITTEN: Final = 10_000
 """Records held in memory while the disk refuses them: some 10 MB. Beyond, the oldest are lost, counted and shouted about."""
@@ -108,6 +109,7 @@ class Ledger:
         self._shipped_s = float("-inf")
         self._reported: set[tuple[str, int]] = set()  # damaged segments, by journal and first number
         self.faults: dict[str, int] = {}
+        self._told: dict[str, tuple[float, int]] = {}  # when a stage was last told of, and its count then
 
     def __repr__(self) -> str:
         return f"<Ledger {self._writer!r} {self._shipper!r}>"
@@ -134,10 +136,14 @@ class Ledger:
         self._write_held()
 
     def fault(self, stage: str, error: Exception) -> None:
-        """Count and log a fault of metering; the exchange it happened in goes on."""
+        """Count a fault of metering, and log it once a second and stage; the exchange it happened in goes on."""
         self.faults[stage] = self.faults.get(stage, 0) + 1
+        now_s, (told_s, told) = time.monotonic(), self._told.get(stage, (float("-inf"), 0))
+        if now_s - told_s < TELL_EVERY_S:
+            return  # an exchange a line would be all that anybody reads of an outage
+        self._told[stage] = (now_s, self.faults[stage])
         said = {"reason": str(error)} if isinstance(error, MeterError) else {"exc_info": error}
-        log.error("metering_fault", stage=stage, error=type(error).__name__, **said)
+        log.error("metering_fault", stage=stage, times=self.faults[stage] - told, error=type(error).__name__, **said)
 
     # What the worker reports of itself.
 

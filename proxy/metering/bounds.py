@@ -35,6 +35,10 @@ _OF_THE_CLIENT: Final = frozenset({"input_schema", "json_schema", "parameters", 
 
 _CALLS: Final = ("tool_use", "function_call")
 _MOST: Final = 10**9
+_LONGEST_NUMBER: Final = 20
+MOST_PARTS: Final = 20_000
+MOST_VALUES: Final = 100_000
+"""Brackets, and commas, in a body that is read whole: some hundredths of a second. Four megabytes of prose have half as many."""
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -51,21 +55,53 @@ class Bounds(msgspec.Struct, frozen=True):
 UNREAD: Final = Bounds(unbounded_by="a body that cannot be read")
 
 
+class _Limits(msgspec.Struct):
+    """The limits as they stand; everything else of a body is passed over, which costs hardly anything."""
+
+    max_completion_tokens: msgspec.Raw = msgspec.Raw()
+    max_output_tokens: msgspec.Raw = msgspec.Raw()
+    max_tokens: msgspec.Raw = msgspec.Raw()
+    n: msgspec.Raw = msgspec.Raw()
+    best_of: msgspec.Raw = msgspec.Raw()
+
+
+_limits_decoder: Final = msgspec.json.Decoder(_Limits)
+
+
 def bounds_in(body: bytes, api: Api = Api.CHAT) -> Bounds:
-    """The bounds in a plain body of a dialect."""
+    """The bounds in a plain body of a dialect; of one with more parts than are looked at only the limits, and no bound.
+
+    Else a client could hold up everybody of its worker with a body of millions of empty lists.
+    """
+    if body.count(b"[") + body.count(b"{") > MOST_PARTS or body.count(b",") > MOST_VALUES:
+        return _limits_alone(body, api)
     try:
         asked = msgspec.json.decode(body)
     except UNREADABLE:
         return UNREAD
     if not isinstance(asked, dict):
         return UNREAD
+    found = _bounds_of(asked, api)
+    return found if found.unbounded_by else msgspec.structs.replace(found, unbounded_by=next(_unbounded(asked), ""))
+
+
+def _limits_alone(body: bytes, api: Api) -> Bounds:
+    try:
+        found = msgspec.structs.asdict(_limits_decoder.decode(body))
+        asked = {name: msgspec.json.decode(raw) for name, raw in found.items() if 0 < len(bytes(raw)) < _LONGEST_NUMBER}
+    except UNREADABLE:
+        return UNREAD
+    return msgspec.structs.replace(_bounds_of(asked, api), unbounded_by="a body of more parts than are looked at")
+
+
+def _bounds_of(asked: dict[str, Any], api: Api) -> Bounds:
     limits = [asked[name] for name in _LIMITS if asked.get(name) is not None]
     choices = [asked[name] for name in _CHOICES if asked.get(name) is not None]
     if not all(_is_count(number) for number in (*limits, *choices)):
         return Bounds(unbounded_by="a limit that is no whole number")
     is_limited = asked.get(_LIMIT_OF.get(api, "max_tokens"))  # some hosts take 0 for a limit that is not set
     most = max(limits) if is_limited else None
-    return Bounds(most, max(1, *choices, 1) * _prompts(asked), next(_unbounded(asked), ""))
+    return Bounds(most, max(1, *choices, 1) * _prompts(asked))
 
 
 def _is_count(value: object) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 from proxy.errors import SettingsError
 from proxy.pricing.revisions import base_of
 from proxy.settings import BudgetSettings, Settings
-from proxy.usage import Charge, Outcome, Share
+from proxy.usage import Charge, Outcome, Purpose, Share
 
 ROLLING_BUCKETS: Final = 60
 NANO: Final = 1_000_000_000
@@ -125,6 +125,9 @@ def _budget(one: BudgetSettings, settings: Settings) -> Budget:
     except (KeyError, ValueError, OSError) as error:
         problem = f"expected an IANA name such as Asia/Shanghai, got {zone!r}"
         raise SettingsError(f"[[budgets]] {one.name}: time_zone: {problem}") from error
+    if not any(fnmatchcase(purpose, one.purpose) for purpose in Purpose):
+        problem = f"expected a pattern for {', '.join(Purpose)}; got {one.purpose!r}"
+        raise SettingsError(f"[[budgets]] {one.name}: purpose: {problem}")
     return Budget(
         name=one.name,
         limit_nanos=round(one.limit * NANO),

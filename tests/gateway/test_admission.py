@@ -429,9 +429,35 @@ def test_a_budget_that_the_exchange_is_not_for_refuses_nothing_without_the_store
     assert Desk(likely, other, answer=StoreUnavailableError("no Redis")).reserve() == ()
 
 
-def test_a_fault_of_ours_is_not_taken_for_a_store_that_is_away():
-    with pytest.raises(KeyError):
-        Desk(likely, answer=KeyError("ours")).reserve()
+def test_an_answer_that_nobody_understands_is_counted_and_the_budgets_say_what_follows():
+    """Promise 3: our own fault ends no exchange that the operator would let through without Redis."""
+    desk = Desk(likely, answer=KeyError("ours"))
+    assert desk.reserve() == ()
+    assert [stage for stage, _ in desk.faults] == ["reserve"]
+
+
+def test_a_stalled_redis_is_asked_by_one_at_a_time():
+    """Everybody else goes on at once; the one whose turn it is finds out that it is back."""
+    now = [100.0]
+    desk = Desk(likely, store=SilentStore())
+    desk.admission._monotonic_s = lambda: now[0]
+
+    async def crowd(count):
+        asking = candidate()
+        tasks = [
+            asyncio.create_task(desk.admission.reserve(asking, desk.admission.wants(asking))) for _ in range(count)
+        ]
+        _, waiting = await asyncio.wait(tasks, timeout=0.05)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(waiting)
+
+    desk.admission._asks_again_s = 101.0  # one has waited in vain
+    assert asyncio.run(crowd(5)) == 0
+    now[0] = 101.5
+    assert asyncio.run(crowd(5)) == 1
+    assert asyncio.run(crowd(5)) == 0
 
 
 # Put together for a worker.

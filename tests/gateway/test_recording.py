@@ -1,13 +1,22 @@
+import msgspec
 import pytest
 from pricing.given import SMALL, at
 
-from proxy.gateway.recording import NO_MODEL, NO_VERSION, ExchangeFacts, Pricing, make_record
+from proxy.gateway.recording import (
+    NO_MODEL,
+    NO_VERSION,
+    ExchangeFacts,
+    Pricing,
+    interrupted_record,
+    make_record,
+)
 from proxy.metering.meter import Meter
 from proxy.metering.reading import Reading
 from proxy.metering.request import RequestFacts
 from proxy.metering.usage_report import UsageReport
+from proxy.pricing.budgets import Budget
 from proxy.pricing.catalog import parse_catalog
-from proxy.usage import Api, How, Missing, Outcome, Purpose, Rule, Source, TokenUsage
+from proxy.usage import Api, BegunMark, How, Missing, Outcome, Purpose, Rule, Source, TokenUsage
 
 PRICING = Pricing(parse_catalog(SMALL))
 START_S = at("2026-01-15T12:00:00Z")  # a flat price: 1000 nano-dollars a prompt token, 2000 an output token
@@ -160,3 +169,13 @@ def test_what_was_seen_and_said_is_in_the_record():
         made.duration_s,
         made.first_chunk_after_s,
     ) == (Purpose.VALIDATION, True, 5.0, 1.0)
+
+
+def test_an_interrupted_exchange_counts_in_the_budgets_that_its_key_names():
+    """The mark carries them: what a dead worker left open is in no other book."""
+    named, other = (Budget(name, 10**12, "USD", for_keys=True) for name in ("named", "other"))
+    mark = BegunMark("x", START_S, Api.CHAT, "a", "team", 4000, budgets=("named",))
+    found = interrupted_record(mark, START_S + 1, msgspec.structs.replace(PRICING, budgets=(named, other)))
+
+    assert [share.budget for share in found.shares] == ["named"]
+    assert found.shares[0].taken_nanos > 0

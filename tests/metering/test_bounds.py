@@ -278,3 +278,17 @@ def test_whatever_bytes_come_something_is_said_of_them(body):
 def test_a_type_of_any_depth_is_no_fault_of_ours(depth):
     """Where Python itself gives up, there is no bound."""
     assert bounds_in(b'{"tools":[{"type":' + b"[" * depth + b"]" * depth + b"}]}").unbounded_by
+
+
+@pytest.mark.parametrize("filling", [b"[],", b"{},", b"1,"])
+def test_a_body_of_more_parts_than_are_looked_at_has_its_limits_and_no_bound(filling):
+    """One client may not hold up all others of its worker; what it says of `max_tokens` counts all the same."""
+    body = b'{"max_tokens":77,"n":2,"messages":[' + filling * 200_000 + b"0]}"
+    assert bounds_in(body) == Bounds(77, 2, "a body of more parts than are looked at")
+
+
+def test_a_long_text_is_no_body_of_many_parts():
+    """Megabytes of prose are one part."""
+    text = "It was, as he said, a long and winding road. " * 40_000
+    body = json.dumps({"max_tokens": 5, "messages": [{"role": "user", "content": text}]}).encode()
+    assert bounds_in(body) == Bounds(5)
