@@ -43,7 +43,10 @@ class Holding:
         """After a rollback the store may have forgotten it. Raises StoreUnavailableError."""
         if self._budgets:
             prune = {budget.name: budget.kept_from_s(self._wall_s()) for budget in self._budgets}
-            self._strangers = await self._hold(self._journal_id, self.holds.still_open, prune)
+            # Whose answer was not heard is not named: after a long outage these are all, and if something is held for one it
+            # comes back as a stranger, which is given back only once it is over.
+            heard = {name: held for name, held in self.holds.still_open.items() if held is not None}
+            self._strangers = await self._hold(self._journal_id, heard, prune)
 
     async def give_back(self) -> None:
         """What is held for own exchanges that are over. Only once all that the store has forgotten is in the counters again.
