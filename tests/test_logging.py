@@ -103,3 +103,22 @@ def test_what_ends_a_process_is_logged_the_same_way():
     assert "crashed" in ended.stderr
     assert "ValueError" in ended.stderr
     assert "patient" not in ended.stderr
+
+
+def test_a_line_is_one_write():
+    """Supervisor, console and workers write to one file; a line of one must not end up in the middle of another's."""
+    program = (
+        "import sys; from proxy.logs import configure_logging; from proxy.settings import LogSettings; import structlog\n"
+        "writes = []\n"
+        "class Seen:\n"
+        "    def write(self, text): writes.append(text)\n"
+        "    def flush(self): pass\n"
+        "    def isatty(self): return False\n"
+        "    def fileno(self): return 2\n"
+        "sys.stderr = Seen()\n"
+        "configure_logging(LogSettings(format='json'))\n"
+        "structlog.get_logger('x').warning('something', number=1)\n"
+        "print(len(writes), writes[0].endswith(chr(10)))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "1 True"
