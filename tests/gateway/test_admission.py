@@ -281,6 +281,56 @@ def test_the_dearest_price_is_that_of_a_peak_which_the_span_touches(first, last,
     assert dearest_prices(CATALOGS["shipped"], FLASH_1017, "USD", span) == (peak if dear else off_peak)
 
 
+DEAR_HOUR = """
+valid_to = 2026-01-10T00:00:00Z
+per_million = { input_cache_miss = "1", output = "2" }
+source = "a page"
+confidence = "high"
+checked = 2026-01-01
+review_by = 2026-12-31
+[[price]]
+id = "a-usd-dear"
+versions = ["A"]
+currency = "USD"
+valid_from = 2026-01-10T00:00:00Z
+valid_to = 2026-01-10T01:00:00Z
+per_million = { input_cache_miss = "9", output = "9" }
+source = "a page"
+confidence = "high"
+checked = 2026-01-01
+review_by = 2026-12-31
+[[price]]
+id = "a-usd-flat-again"
+versions = ["A"]
+currency = "USD"
+valid_from = 2026-01-10T01:00:00Z
+valid_to = 2026-02-01T00:00:00Z
+"""
+
+
+def changed(old, new):
+    """The small catalog with another text of its prices."""
+    assert old in SMALL["money.toml"]
+    return parse_catalog({**SMALL, "money.toml": SMALL["money.toml"].replace(old, new, 1)})
+
+
+def test_the_dearest_price_is_that_of_a_price_which_comes_and_goes_in_between():
+    catalog = changed("\nvalid_to = 2026-02-01T00:00:00Z\n", DEAR_HOUR)
+    span = (at("2026-01-09T23:59:00Z"), at("2026-01-10T01:01:00Z"))
+
+    assert dearest_prices(catalog, "A", "USD", (span[0], span[0]))[1] == NANO
+    assert dearest_prices(catalog, "A", "USD", span)[1] == 9 * NANO
+
+
+def test_the_dearest_price_heeds_that_a_day_begins_within_a_peak_window():
+    """A Monday in Shanghai begins on Sunday at 16:00 UTC, and with it the peak of Mondays."""
+    catalog = changed('"12:00-13:30"', '"12:00-13:30", "15:00-17:00"')
+    span = (at("2026-02-08T15:30:00Z"), at("2026-02-08T17:30:00Z"))
+
+    assert dearest_prices(catalog, "A", "USD", (span[0], span[0]))[1] == NANO // 2
+    assert dearest_prices(catalog, "A", "USD", span)[1] == NANO
+
+
 def test_the_dearest_price_heeds_the_operator_s_calendar_of_holidays():
     """National Day is a holiday officially; an operator whose calendar has none pays the peak price."""
     peak_s = at("2026-10-01T02:00:00Z")
@@ -301,6 +351,15 @@ def test_there_is_no_dearest_price_where_one_is_not_known_in_between():
 
 def test_the_worst_case_of_no_limit_is_all_that_a_model_writes():
     assert worst_case_nanos(0, Bounds(), PRICES) == worst_case_nanos(0, Bounds(MOST_OUTPUT_TOKENS), PRICES)
+
+
+@pytest.mark.parametrize("prices", [(5, 1, 1, 1), (1, 5, 1, 1), (1, 1, 5, 1), (1, 1, 1, 5)])
+def test_a_worst_case_is_all_of_the_dearer_kind(prices):
+    """Which kind the tokens are is told by the answer, and no order of the prices is taken for granted."""
+    prices = tuple(price * 10**6 for price in prices)
+    dear_input, dear_output = max(prices[:2]) // 10**6, max(prices[2:]) // 10**6
+
+    assert worst_case_nanos(0, Bounds(100), prices) == ADDED_TOKENS * dear_input + 102 * dear_output + 4
 
 
 def test_the_worst_case_is_near_what_can_be():
