@@ -102,7 +102,7 @@ def _component(one: Pinned, license_of: License) -> dict[str, Any]:
         "externalReferences": [
             {
                 "type": "distribution",
-                "url": f"https://pypi.org/project/{one.name}/{one.version}/",
+                "url": purl,
                 "hashes": [{"alg": "SHA-256", "content": content} for content in sorted(one.hashes)],
             }
         ],
