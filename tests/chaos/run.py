@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -18,15 +17,13 @@ from chaos.cutter import Cutter
 from chaos.faults import FAULTS
 from chaos.stage import RedisServer, Stage, free_port
 from e2e.stack import get
+from programs import program_path
 
 from proxy.ledger.families import parse_field
 from proxy.usage import UsageRecord
 
 RECOVERY_S = 3.0
 """Time given to a fault behind its end, so that what it delayed is put down to it."""
-
-TOOLS = str(Path(__file__).parents[2] / ".tools" / "prometheus" / "usr" / "bin")
-"""Where deploy/tools.sh unpacks it."""
 
 KEY = "{meter:default}:"
 DRAIN_S = 60.0
@@ -158,7 +155,7 @@ async def _verify(stage: Stage) -> str:
 @contextlib.contextmanager
 def _prometheus(folder: Path, console: str, *, wanted: bool) -> Iterator[str]:
     """A real Prometheus that scrapes every second; its address, or nothing where there is none."""
-    program = shutil.which("prometheus") or shutil.which("prometheus", path=TOOLS)
+    program = program_path("prometheus")
     if not wanted or program is None:
         yield ""
         return

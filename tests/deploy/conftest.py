@@ -1,7 +1,5 @@
 """What the tests of deploy/ share: where its files lie, what they render to, promtool, and which metrics exist."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 import yaml
 from deploy.rendered import render
 from e2e.stack import Simulator
+from programs import program_path
 
 from proxy.console import metrics
 from proxy.ledger.families import FAMILIES, PREFIX
@@ -77,16 +76,10 @@ def alerts():
 @pytest.fixture(scope="session")
 def promtool():
     """A function that runs promtool; the test is skipped where there is none."""
-    path = tool("promtool")
+    path = program_path("promtool")
     if path is None:
         pytest.skip("promtool is missing: run deploy/tools.sh or install the package `prometheus`")
     return lambda *arguments: subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def tool(name):
-    """The path of a program: on the system, or where deploy/tools.sh unpacked it; None where it is not."""
-    fetched = os.pathsep.join(map(str, (REPO / ".tools").glob("*/usr/bin")))
-    return shutil.which(name) or shutil.which(name, path=fetched)
 
 
 def _rules(name, kind):

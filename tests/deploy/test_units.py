@@ -4,16 +4,14 @@ Not here: a start under systemd or behind nginx. Where a tool is missing, what i
 """
 
 import configparser
-import os
 import re
 import shlex
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from programs import program_path
 
 from proxy.cli import main
 from proxy.ledger.embedded import STOP_SECONDS
@@ -41,8 +39,7 @@ def alertmanager(repo):
 
 
 def tool(name):
-    fetched = os.pathsep.join(map(str, (Path(__file__).parents[2] / ".tools").glob("*/usr/bin")))
-    path = shutil.which(name) or shutil.which(name, path=f"/usr/sbin:/usr/bin:{fetched}")
+    path = program_path(name)
     if path is None:
         pytest.skip(f"{name} is missing: install it to have this checked")
     return path

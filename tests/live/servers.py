@@ -4,8 +4,6 @@ What stands in their configuration files here is what a test has to say: address
 """
 
 import json
-import os
-import shutil
 import subprocess
 import threading
 import urllib.parse
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e.stack import free_address, get, wait_until
+from programs import program_path
 
 REPO = Path(__file__).parents[2]
 JOB = "deepseek-meter"
@@ -25,11 +24,9 @@ JOB = "deepseek-meter"
 
 def program(*names: str) -> str:
     """The path of a program under one of its names; the test is skipped, and says why, where there is none."""
-    fetched = os.pathsep.join(map(str, (REPO / ".tools").glob("*/usr/bin")))
-    for name in names:
-        found = shutil.which(name) or shutil.which(name, path=fetched)
-        if found:
-            return found
+    found = program_path(*names)
+    if found:
+        return found
     pytest.skip(
         f"{names[0]} is missing: `make e2e` fetches it where apt can, else install Debian's prometheus packages"
     )
