@@ -14,7 +14,7 @@ from proxy.gateway.recording import Pricing, make_record
 from proxy.metering.meter import Meter
 from proxy.metering.request import RequestFacts
 from proxy.pricing.catalog import parse_catalog
-from proxy.usage import Api, Missing, Outcome, Purpose, Source
+from proxy.usage import Api, Missing, Outcome, Purpose, Share, Source
 
 PRICING = Pricing(parse_catalog(SMALL))
 USAGE = b'data: {"model":"a","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
@@ -300,3 +300,14 @@ def raising(error):
         raise error
 
     return call
+
+
+def test_the_mark_says_who_pays_and_what_is_held():
+    """All that whoever finds it needs to put the exchange into the right budgets, should this worker die."""
+    exchange, keeper = begin()
+    exchange.asked = exchange.asked._replace(payer="team-b", budgets=("nightly",))
+    exchange.reserved = (Share("nightly", 600, 5),)
+    exchange.begin()
+    (*_, mark) = keeper.marks
+
+    assert (mark.payer, mark.budgets, mark.reserved) == ("team-b", ("nightly",), exchange.reserved)
