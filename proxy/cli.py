@@ -87,6 +87,7 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
         ("console", "new_series_hold_seconds"): 0.0,
         ("upstream", "url"): f"http://{simulator}",
         ("store", "data_dir"): data_dir,
+        ("log", "exchanges"): False,  # else what to open is out of sight within a second
     }
     settings = load_settings(environment=os.environ, flags=flags)
     companion = Child("demo", "proxy.demo_process", DemoOrders(simulator, f"http://{listen}", rate, settings.log))
