@@ -1,21 +1,26 @@
--- Gives names a place among the values of a label, while there are places: beyond the cap a name is one of the others.
+-- Gives names a place among the values of a label, or combinations of them their own series, while there is room.
 --
--- KEYS[1] the set of the label's names
--- ARGV[1] {cap, had: names that have been given a place, which they keep; asked: names; may_take: for each whether it may take one}
+-- KEYS[1] the set of those that have a place  KEYS[2...] the other sets that share the room with it
+-- ARGV[1] {had: for each set those that have been given a place, which they keep; weights: for each set what one of it takes;
+--          asked: who asks; most: for each, how much may be taken with it}
 --
 -- A place is never taken back, so that all workers agree for good: what one was given, every other is told as well.
--- Returns for each asked name 1 or 0.
+-- Returns for each that asks 1 or 0.
 
 local asked = cjson.decode(ARGV[1])
-local cap = tonumber(asked.cap)
 
-for _, name in ipairs(asked.had) do redis.call('SADD', KEYS[1], name) end
+local taken = 0
+for index, key in ipairs(KEYS) do
+  for _, name in ipairs(asked.had[index]) do redis.call('SADD', key, name) end
+  taken = taken + redis.call('SCARD', key) * asked.weights[index]
+end
 
 local given = {}
 for index, name in ipairs(asked.asked) do
   local has = redis.call('SISMEMBER', KEYS[1], name) == 1
-  if not has and asked.may_take[index] and redis.call('SCARD', KEYS[1]) < cap then
+  if not has and taken + asked.weights[1] <= asked.most[index] then
     redis.call('SADD', KEYS[1], name)
+    taken = taken + asked.weights[1]
     has = true
   end
   given[index] = has and 1 or 0

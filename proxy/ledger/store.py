@@ -167,10 +167,11 @@ class Store:
         again, back, strangers = found
         return PutRight(int(again), int(back), tuple(name.decode() for name in strangers))
 
-    async def places(self, label: str, asked: Asked) -> Sequence[int]:
-        """1 for each name that has a place among the values of a label, else 0; see `places.lua`."""
+    async def places(self, kinds: Sequence[str], asked: Asked) -> Sequence[int]:
+        """1 for each that has a place among those of the first kind, else 0; the others share its room. See `places.lua`."""
         async with _translated():
-            found = await self._places(keys=[self.key(f"places:{label}")], args=[msgspec.json.encode(asked)])
+            keys = [self.key(f"places:{kind}") for kind in kinds]
+            found = await self._places(keys=keys, args=[msgspec.json.encode(asked)])
         return [int(one) for one in found]
 
     async def compare(self, journal_id: str, epoch: int, highest: int) -> Position:

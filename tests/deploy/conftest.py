@@ -1,13 +1,13 @@
 """What the tests of deploy/ share: where its files lie, what they render to, promtool, and which metrics exist."""
 
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from deploy.rendered import render
 from e2e.stack import Simulator
-from programs import program_path
+from programs import program_path, run_program
 
 from proxy.console import metrics
 from proxy.ledger.families import FAMILIES, PREFIX
@@ -79,7 +79,7 @@ def promtool():
     path = program_path("promtool")
     if path is None:
         pytest.skip("promtool is missing: run deploy/tools.sh or install the package `prometheus`")
-    return lambda *arguments: subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return partial(run_program, path)
 
 
 def _rules(name, kind):

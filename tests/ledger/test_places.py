@@ -1,11 +1,19 @@
 """Names that clients invent fill neither Redis nor Prometheus: the real script on a real Redis."""
 
+import random
+
 import msgspec
 import pytest
+import structlog
 from ledger.given import record
 
+from proxy.console.metrics import global_families
+from proxy.console.series import series_of
+from proxy.ledger.combinations import COMBINATIONS, Room, weights
+from proxy.ledger.families import PREFIX
 from proxy.ledger.places import CAPS, OTHER, Places
-from proxy.usage import Source
+from proxy.ledger.tally import Retention, fold
+from proxy.usage import Api, Band, Charge, Missing, Outcome, Purpose, Rule, Source
 
 
 def asked(number, **fields):
@@ -40,16 +48,15 @@ def test_ten_thousand_apps_have_two_hundred_names(shelf):
     assert [one.usage for one in found] == [one.usage for one in records]
 
 
-def test_what_is_named_has_its_place_always(shelf):
-    """An app of `meter.toml` that comes last, a model and a version of the catalog."""
-    junk = [asked(number, app=f"app-{number}", model=f"m{number}", version=f"v{number}") for number in range(1, 400)]
-    known = asked(400, app="billing", model="deepseek-flash", version="DeepSeek-V4.1-Flash-1017+r2")
-    named = {("app", "billing"), ("model", "deepseek-flash"), ("version", "DeepSeek-V4.1-Flash-1017")}
-    found = counted(shelf, [*junk, known], is_named=lambda label, name: (label, name) in named)
+@pytest.mark.parametrize(("label", "known"), [("app", "billing"), ("model", "deepseek-flash"), ("version", "V4.1+r2")])
+def test_what_is_named_has_its_place_always(shelf, label, known):
+    """An app of `meter.toml`, a model or a version of the catalog that comes last."""
+    junk = [asked(number, **{label: f"n{number}"}) for number in range(1, 400)]
+    last = asked(400, **{label: known})
+    found = counted(shelf, [*junk, last], is_named=lambda of, name: (of, name) == (label, known.removesuffix("+r2")))
 
-    assert found[-1] == known
-    for label, cap in CAPS.items():
-        assert len({getattr(one, label) for one in found[:-1]} - {OTHER}) == cap
+    assert getattr(found[-1], label) == known
+    assert len({getattr(one, label) for one in found[:-1]} - {OTHER}) == CAPS[label]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +100,173 @@ def test_what_a_store_has_forgotten_it_is_told(shelf):
 
     assert shelf.run(run) == OTHER
     assert counted(shelf, records)[5].app == "app-6"
+
+
+def crowd(length):
+    """Records of few enough names that are too many together: every app with every version and model. By one seed."""
+    chance = random.Random(7)
+    return [
+        asked(
+            number,
+            app=f"app-{chance.randrange(150)}",
+            model=f"m{chance.randrange(20)}",
+            version=f"v{chance.randrange(12)}+r{chance.randrange(2, 5)}",
+        )
+        for number in range(1, length + 1)
+    ]
+
+
+def applied(shelf, records, *, workers=4, is_named=lambda *_: False, size=32, journal="j"):
+    """The records as several workers count and apply them in turn; and the samples that come of it, by family and labels."""
+
+    async def run(store):
+        every = [Places(store, is_named) for _ in range(workers)]
+        counted, numbers = [], [1] * workers
+        for turn, some in enumerate(batched(records, size)):
+            worker = turn % workers
+            found = await every[worker].fold(some)
+            await store.apply(fold(f"{journal}{worker}", numbers[worker], found, Retention()))
+            numbers[worker] += len(found)
+            counted += found
+        return counted, samples(await store.snapshot())
+
+    return shelf.run(run)
+
+
+def samples(snapshot):
+    """What a scrape shows of the store, but for what is there once."""
+    families = global_families(series_of(snapshot, 0), created=False)
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+        if "version" in sample.labels
+    }
+
+
+def total(series, family):
+    return sum(value for (name, _), value in series.items() if name == PREFIX + family)
+
+
+def whole(**names):
+    """Records that have, between them, every series that one combination can have."""
+    kinds = [
+        {"source": source, "missing": missing} for source in (Source.REPORTED, Source.ESTIMATED) for missing in Missing
+    ]
+    kinds += [{"api": api, "outcome": outcome} for api in Api for outcome in Outcome]
+    kinds += [{"violations": tuple(Rule), "purpose": purpose} for purpose in Purpose]
+    kinds += [{"version_mismatch": f"expected-{number}"} for number in range(20)]
+    unpriced = [{"charges": (), "source": source} for source in (Source.REPORTED, Source.ESTIMATED)]
+    dear = tuple(
+        Charge(currency, "p", Band.PEAK, (1, 1, 1, 1), uncertain_nanos=1, saved_nanos=1, premium_nanos=1)
+        for currency in ("USD", "CNY")
+    )
+    given = [{"charges": dear, **fields} for fields in kinds] + unpriced
+    return [asked(number, **fields, **names) for number, fields in enumerate(given, start=1)]
+
+
+def test_a_combination_is_reckoned_with_all_the_series_it_can_ever_have(shelf):
+    """No sample more can come of it than it was given room for, and none less was ever held back."""
+    found = weights()
+    sizes = []
+    for app, model in (
+        (OTHER, OTHER),
+        ("app", OTHER),
+        ("app", "model"),
+    ):  # one store: each adds to what was there before
+        _, series = applied(
+            shelf, whole(version="V", app=app, model=model), is_named=lambda *_: True, journal=app + model
+        )
+        sizes.append(len(series))
+
+    assert sizes == [found["version"], found["version"] + found["app"], sum(found.values())]
+
+
+def test_names_that_are_too_many_together_stay_below_the_cap_of_the_whole(shelf):
+    """36 versions by 20 models by 150 apps: the samples stay below the cap, and the totals are exact."""
+    records = crowd(8_000)
+    counted, series = applied(shelf, records)
+
+    assert len(series) <= Room().anybodys
+    assert total(series, "requests_total") == total(series, "app_requests_total") == len(records)
+    assert total(series, "tokens_total") == sum(one.usage.total for one in records)
+    for label in COMBINATIONS:
+        assert len({getattr(one, label) for one in counted}) > 5  # those that came first keep their own
+        assert OTHER in {getattr(one, label) for one in counted}
+
+
+@pytest.mark.parametrize("label", COMBINATIONS)
+def test_what_has_its_series_keeps_them(shelf, label):
+    """Counted by itself once, a combination is so ever after and by every worker: no counter stops beside its own traffic."""
+    records = crowd(4_000)
+    counted, _ = applied(shelf, records + records[:1_000])
+    own, folded = set(), []
+    for one, sent in zip(counted, records + records[:1_000], strict=True):
+        combination = tuple(getattr(sent, part) for part in COMBINATIONS[label])
+        if getattr(one, label) == getattr(sent, label) and one.version == sent.version:
+            own.add(combination)
+        elif combination in own:
+            folded.append(combination)
+
+    assert own
+    assert folded == []
+
+
+def test_what_is_named_has_room_when_nobody_else_has(shelf):
+    """The operator's app and the catalog's model come last, and have their own series; a version of the catalog always."""
+    late = asked(9_000, app="billing", model="deepseek-flash", version="DeepSeek-V4.1-Flash-1017")
+    named = {("app", "billing"), ("model", "deepseek-flash"), ("version", "DeepSeek-V4.1-Flash-1017")}
+    stranger = msgspec.structs.replace(late, app="stranger", model="m1")
+    is_named = lambda label, name: (label, name) in named  # noqa: E731
+    counted, series = applied(shelf, [*crowd(8_000), late, stranger], is_named=is_named)
+
+    assert counted[-2] == late
+    assert (counted[-1].app, counted[-1].model, counted[-1].version) == (OTHER, OTHER, late.version)
+    assert (f"{PREFIX}app_requests_total", ("billing", late.version)) in series
+
+
+def test_what_a_store_has_forgotten_of_combinations_it_is_told(shelf):
+    """After a wipe the room of those who have series is taken, before anybody new gets any."""
+    records = crowd(6_000)
+
+    async def run(store):
+        places = Places(store)
+        for some in batched(records, 128):
+            await places.fold(some)
+        for label in COMBINATIONS:
+            shelf.client.delete(store.key(f"places:series:{label}"))
+        for label in ("version", "model", "app"):
+            await places.fold([asked(1, **{"version": "v0+r2", "model": "m0", "app": "app-0", label: "v11+r9"})])
+        return [shelf.client.scard(store.key(f"places:series:{label}")) for label in COMBINATIONS]
+
+    assert (
+        sum(taken * weight for taken, weight in zip(shelf.run(run), weights().values(), strict=True)) <= Room().anybodys
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "labels", "records"),
+    [
+        ("names_counted_as_other", ["app"], [asked(number, app=f"app-{number}") for number in range(1, 1_000)]),
+        ("series_counted_as_other", sorted(COMBINATIONS), crowd(3_000)),
+    ],
+)
+def test_that_names_are_folded_is_said_once(shelf, event, labels, records):
+    """An operator who wonders about `other` finds why in the log, and no line per exchange."""
+    with structlog.testing.capture_logs() as logs:
+        counted(shelf, records)
+
+    assert sorted((line["event"], line["label"]) for line in logs) == [(event, label) for label in labels]
+
+
+def test_what_is_known_to_be_counted_as_it_is_asks_nobody(shelf):
+    """The many exchanges of an app under way cost the store nothing."""
+
+    async def run(store):
+        places, calls = Places(store), []
+        await places.fold([asked(1), asked(2, app="b")])
+        store.places = lambda *arguments: calls.append(arguments)
+        return await places.fold([asked(3), asked(4, app="b")]), calls
+
+    found, calls = shelf.run(run)
+    assert (found, calls) == ([asked(3), asked(4, app="b")], [])

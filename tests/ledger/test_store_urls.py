@@ -144,7 +144,8 @@ def test_the_user_of_the_docs_can_do_what_is_needed_and_nothing_else(tmp_path):
 
         assert used(url) == EXPECTED
         everything_else(url)
-        assert refusals(client) <= {"config|get", "config", "client|setinfo"}  # asked for, and done without
+        refused = {name.partition("|")[0] for name in refusals(client)}  # Redis before 7 tells no subcommands
+        assert refused <= {"config", "client"}  # asked for (`save`, `setinfo`), and done without
         with redis.Redis(port=port, username="meter", password="pass-word") as limited:
             for command in (["FLUSHALL"], ["CONFIG", "GET", "save"], ["KEYS", "*"], ["GET", "{meter:other}:totals"],
                             ["SET", "x", "1"], ["ACL", "LIST"], ["REPLICAOF", "NO", "ONE"], ["DEL", "{meter:n}:totals"]):  # fmt: skip
