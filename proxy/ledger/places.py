@@ -68,7 +68,6 @@ class _Known:
             self.has_none.clear()
         got = {name for name, one in zip(most, given, strict=True) if one}
         self.has |= got
-        self.has_none -= got
         self.has_none |= most.keys() - got
         was_full, self.is_full = self.is_full, self.is_full or any(most[name] for name in most.keys() - got)
         return self.is_full and not was_full
