@@ -313,7 +313,9 @@ def test_a_slow_client_slows_the_upstream(stage):
 
     asyncio.run(run())
 
-    assert sent < 24 * 1024 * 1024  # what the sockets of three processes hold; an unbounded proxy takes gigabytes
+    # What the sockets of three processes hold: newer kernels let a buffer for receiving grow to 32 MiB, and there are two of
+    # them. A proxy without back-pressure takes hundreds until the total limit ends it.
+    assert sent < 96 * 1024 * 1024
 
 
 def test_a_stale_pooled_connection_is_not_the_clients_problem(stage):
