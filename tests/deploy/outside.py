@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from e2e.stack import get, wait_until
+from programs import program_path
 
 from proxy.settings import ENVIRONMENT_PREFIX
 
@@ -110,11 +111,13 @@ class Meter(Started):
         return self
 
 
-def needs(*programs: str) -> None:
-    """Skip the test, with the reason, where one of these cannot be started."""
-    for program in programs:
-        if shutil.which(program) is None:
+def needs(*programs: str) -> list[str]:
+    """The paths of these programs; the test is skipped, with the reason, where one of them cannot be started."""
+    found = {program: program_path(program) for program in programs}
+    for program, path in found.items():
+        if path is None:
             pytest.skip(f"{program} is missing: install it to have this started")
+    return [path for path in found.values() if path]
 
 
 def redis(command: Sequence[str], folder: Path, port: str) -> Started:

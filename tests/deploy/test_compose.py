@@ -253,11 +253,11 @@ def test_redis_and_proxy_start_and_their_health_checks_tell(services, dockerfile
 
 def test_prometheus_starts_and_its_health_check_tells(services, repo, tmp_path):
     """With its words, on the configuration of the repo; its health check is asked with the machine's wget."""
-    needs("prometheus", "wget")
+    prometheus, _ = needs("prometheus", "wget")
     address = free_address()
     folders = {"/etc/prometheus": repo / "deploy/prometheus", "/prometheus": tmp_path / "data"}
     words = [mapped(word, folders) for word in services["prometheus"]["command"]]
-    command = ["prometheus", *words, f"--web.listen-address={address}"]
+    command = [prometheus, *words, f"--web.listen-address={address}"]
     asking = [part.replace("127.0.0.1:9090", address) for part in services["prometheus"]["healthcheck"]["test"][1:]]
     started = Started(command, tmp_path / "prometheus.log")
     with stopping(started):
