@@ -27,6 +27,10 @@ LONGEST_WAIT_S: Final = 2.0
 STALLED_S: Final = 1.0
 """So long nobody else waits for it: one exchange a second finds out whether it is back."""
 
+AT_ONCE: Final = 32
+"""Calls to Redis at a time. Whoever comes in a burst waits for a turn, a fraction of a millisecond each: the client of Redis has a
+hundred connections and refuses what is beyond, which would be taken for a Redis that is away."""
+
 MOST_OUTPUT_TOKENS: Final = 393_216
 """The most any of DeepSeek's models writes (384K: V4 and V4.1; pricing page of October 2026), where a request sets no limit."""
 
@@ -89,6 +93,7 @@ class Admission:
         self._wall_s = wall_s
         self._fault = fault
         self._monotonic_s = monotonic_s
+        self._calls = asyncio.Semaphore(AT_ONCE)
         self._asks_again_s: float | None = None  # set while Redis is stalled
 
     def __repr__(self) -> str:
@@ -107,23 +112,29 @@ class Admission:
 
         Raises BudgetUsedUpError and BudgetUnknownError.
         """
-        if self._is_stalled():
-            return self._without_store(wants, StoreUnavailableError("Redis did not answer a moment ago"))
-        self._holds.asking(candidate.exchange_id)
-        try:
-            async with asyncio.timeout(LONGEST_WAIT_S):
-                answer = await self._store.reserve(self._journal_id, candidate.exchange_id, wants, self._wall_s())
-        except TimeoutError:
-            self._asks_again_s = self._monotonic_s() + STALLED_S
-            return self._without_store(wants, StoreUnavailableError(f"no answer within {LONGEST_WAIT_S:g} s"))
-        except Exception as error:  # noqa: BLE001 - away, or an answer that nobody understands: the budgets say what follows
-            return self._without_store(wants, error)
-        self._asks_again_s = None
+        async with self._calls:
+            if self._is_stalled():
+                return self._without_store(wants, StoreUnavailableError("Redis did not answer a moment ago"))
+            try:
+                answer = await self._ask(candidate.exchange_id, wants)
+            except Exception as error:  # noqa: BLE001 - away, or an answer that nobody understands: the budgets say what follows
+                return self._without_store(wants, error)
         if isinstance(answer, Held):
             self._holds.held(candidate.exchange_id, answer.shares)
             return answer.shares
         self._holds.refused(candidate.exchange_id)
         raise self._used_up(answer, wants)
+
+    async def _ask(self, exchange_id: str, wants: Sequence[Want]) -> Held | UsedUp:
+        self._holds.asking(exchange_id)
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                answer = await self._store.reserve(self._journal_id, exchange_id, wants, self._wall_s())
+        except TimeoutError:
+            self._asks_again_s = self._monotonic_s() + STALLED_S
+            raise StoreUnavailableError(f"no answer within {LONGEST_WAIT_S:g} s") from None
+        self._asks_again_s = None
+        return answer
 
     def _is_stalled(self) -> bool:
         """True for everybody but the one whose turn it is to find out."""

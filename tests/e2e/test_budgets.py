@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections import Counter
 from importlib import resources
 
 import openai
@@ -182,6 +183,30 @@ def test_a_killed_worker_keeps_what_was_held_as_spent(start_proxy, shared):
             return await asyncio.to_thread(proxy.total, "requests_total", outcome="interrupted")
 
     assert asyncio.run(scenario()) == 1
+
+
+@pytest.mark.parametrize("policy", ["allow", "refuse"])
+def test_a_burst_on_one_worker_passes_no_budget(policy, start_proxy, shared):
+    """More at once than a client of Redis opens connections: Redis is there, so neither policy for its absence holds."""
+
+    async def scenario():
+        async with upstream(begins, free_address()) as state:
+            toml = budget(limit=0.002, reserve="worst_case", on_store_down=policy)
+            proxy = await asyncio.to_thread(start_proxy, state.url, redis=url_of(shared), toml=toml)
+            clients = [await Client(proxy.api).open() for _ in range(300)]
+            await asyncio.gather(*(client.send(open_stream()) for client in clients))
+            statuses = Counter([(await client.head()).status for client in clients])
+            held = sums(shared.client)["held"]
+            holding = sum(shared.client.hlen(key) for key in shared.client.scan_iter("*:holds:*"))
+            for client in clients:
+                await client.abort()
+            return statuses, holding, held
+
+    statuses, holding, held = asyncio.run(scenario())
+
+    assert (set(statuses), statuses.total()) == ({200, 429}, 300)
+    assert statuses[200] == holding > 3
+    assert held <= 0.002 * 10**9
 
 
 def test_a_client_that_leaves_pays_for_what_came(start_proxy, shared):

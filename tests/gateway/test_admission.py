@@ -316,6 +316,45 @@ def test_a_stalled_redis_is_asked_by_one_at_a_time():
     assert asyncio.run(crowd(5)) == 0
 
 
+@pytest.mark.usefixtures("impatient")
+def test_once_redis_answers_again_everybody_asks_again():
+    """A stall ends with the first answer; otherwise all but one a second would pass unasked for ever."""
+    now = [100.0]
+    desk = Desk(likely, store=SilentStore())
+    desk.admission._monotonic_s = lambda: now[0]
+    assert desk.reserve() == ()
+
+    now[0] += module.STALLED_S
+    desk.admission._store = answering = Store()
+
+    assert [len(desk.reserve()) for _ in range(5)] == [1] * 5
+    assert len(answering.asked) == 5
+
+
+def test_a_burst_asks_a_few_at_a_time_and_everybody_is_told():
+    """The client of Redis refuses to open more than a hundred connections; that is no outage, and nobody passes for it."""
+
+    class Counting(Store):
+        under_way = most = 0
+
+        async def reserve(self, *question):
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            await asyncio.sleep(0)
+            self.under_way -= 1
+            return await super().reserve(*question)
+
+    desk = Desk(likely, store=Counting())
+
+    async def burst():
+        asking = candidate()
+        wants = desk.admission.wants(asking)
+        return await asyncio.gather(*(desk.admission.reserve(asking, wants) for _ in range(500)))
+
+    assert [len(shares) for shares in asyncio.run(burst())] == [1] * 500
+    assert (desk.store.most, desk.faults) == (module.AT_ONCE, [])
+
+
 # Put together for a worker.
 
 

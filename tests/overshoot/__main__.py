@@ -8,7 +8,7 @@ import click
 
 from overshoot.run import Plan, Result, run
 
-CLIENTS = (1, 16, 128)
+CLIENTS = (1, 16, 128, 512)
 LEARNED_AT_MOST = 0.02
 HEAD = f"{'reserve':11} {'clients':>7} {'Redis killed':13} {'spent / limit':>13} {'answered':>8} {'refused':>7} {'503':>5} {'phantom':>7} {'leaks':>5}"
 
