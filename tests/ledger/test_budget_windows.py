@@ -4,7 +4,7 @@ import pytest
 from ledger.test_budgets import LIMIT, day, minute, now, settling, wants
 
 from proxy.ledger.answers import Held
-from proxy.pricing.budgets import ROLLING_BUCKETS
+from proxy.pricing.budgets import ROLLING_BUCKETS, Budget
 from proxy.usage import Share
 
 
@@ -33,6 +33,22 @@ def test_a_rolling_window_counts_its_last_buckets_and_no_older_ones(shelf, clien
     assert isinstance(granted, Held)
     assert (refused.spent_nanos, refused.held_nanos) == (600, 400)
     assert refused.free_s == oldest + ROLLING_BUCKETS + 1
+
+
+def test_a_rolling_window_begins_where_the_budget_says(shelf, client):
+    """Its oldest bucket counts, the one before it does not. They are wide, so that none begins while this test runs."""
+    quarter = Budget("quarter", LIMIT, "USD", rolling_s=90 * 86_400, refuses=True)
+    oldest, _ = quarter.window_at(client.time()[0])
+    before = oldest - quarter.width_s
+    client.hset(shelf.key("budget:quarter"), mapping={f"spent:{before}": LIMIT, f"spent:{oldest}": 600})
+
+    async def work(store):
+        return [await store.reserve("j", f"x-{nanos}", wants(nanos, quarter), now()) for nanos in (401, 400)]
+
+    refused, granted = shelf.run(work)
+
+    assert refused.spent_nanos == 600
+    assert isinstance(granted, Held)
 
 
 def test_what_is_held_in_a_bucket_that_has_left_the_window_goes_without_a_trace(shelf, client):
