@@ -3,13 +3,15 @@
 import asyncio
 import os
 import time
+from contextlib import contextmanager
 
+import pytest
 from ledger.given import encoded, record
 
 from proxy.ledger.answers import Want
 from proxy.ledger.budgets import holds_hash
 from proxy.ledger.holding import Holding
-from proxy.ledger.journal import JournalWriter, lock_abandoned
+from proxy.ledger.journal import JournalReader, JournalWriter, lock_abandoned
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.recovery import recover
 from proxy.ledger.tally import Retention
@@ -56,6 +58,29 @@ async def a_round(ledger):
     """One round with a comparison, as `run` makes them every few seconds."""
     ledger._compared_s = ledger._shipped_s = float("-inf")
     await ledger._round()
+
+
+@contextmanager
+def refusing(shelf):
+    """A Redis that takes no record: something else stands in the place of the stream."""
+    shelf.client.set(shelf.key("records"), "not ours")
+    yield
+    shelf.client.delete(shelf.key("records"))
+
+
+def dead_with_a_record(folder):
+    """A worker that is gone, and one record of it."""
+    writer = JournalWriter(folder, "dead", 4096)
+    writer.append(encoded(record(1)))
+    writer.close()
+
+
+async def dead_with_one_open(store, folder):
+    """A worker that was killed within an exchange."""
+    writer = JournalWriter(folder, "dead", 4096)
+    shares = await reserve(store, "dead", "x-1")
+    writer.begin("x-1", encoded(BegunMark("x-1", 0.0, Api.CHAT, "m", "a", reserved=shares)))
+    writer.close()
 
 
 async def ended(ledger):
@@ -107,6 +132,23 @@ def test_what_is_held_for_nobody_is_given_back(shelf):
     assert held_for(shelf, "j") == {"mine"}
 
 
+def test_a_round_gives_back_what_is_held_for_nobody_here_and_in_the_journal_of_a_dead_worker(shelf, tmp_path):
+    """Also while that journal is kept for a replay."""
+
+    async def work(store):
+        dead_with_a_record(tmp_path)
+        await reserve(store, "dead", "no mark of it")
+        await reserve(store, "j", "nobody's")
+        ledger = ledger_on(store, tmp_path, "j")
+        await a_round(ledger)
+        await ended(ledger)
+
+    shelf.run(work)
+
+    assert (tmp_path / "dead").exists()
+    assert (held_for(shelf, "j"), held_for(shelf, "dead")) == (set(), set())
+
+
 def test_without_budgets_nothing_is_asked():
     async def work():
         holding = Holding(None, "j", [], wall_s=time.time, fault=lambda *_: None)
@@ -153,9 +195,7 @@ def test_a_worker_that_died_before_it_wrote_anything_leaves_nothing_held(shelf, 
 
 def test_a_journal_that_is_too_old_to_be_kept_is_given_back_before_it_is_forgotten(shelf, tmp_path):
     async def work(store):
-        writer = JournalWriter(tmp_path, "dead", 4096)
-        writer.append(encoded(record(1)))
-        writer.close()
+        dead_with_a_record(tmp_path)
         await reserve(store, "dead", "no mark of it")
         ledger = ledger_on(store, tmp_path, "j", keep_bytes=1)
         await a_round(ledger)
@@ -167,14 +207,37 @@ def test_a_journal_that_is_too_old_to_be_kept_is_given_back_before_it_is_forgott
     assert held_for(shelf, "dead") == set()
 
 
+def test_a_journal_that_is_drained_between_two_comparisons_is_given_back_before_it_is_forgotten(
+    shelf, tmp_path, monkeypatch
+):
+    """The round that compared came to nothing, since the disk could not be read; the next one forgets the journal."""
+
+    def unreadable(*_):
+        raise OSError("cannot be read")
+
+    async def work(store):
+        dead_with_a_record(tmp_path)
+        await reserve(store, "dead", "no mark of it")
+        ledger = ledger_on(store, tmp_path, "j", keep_bytes=1)
+        with monkeypatch.context() as patched:
+            patched.setattr(JournalReader, "read", unreadable)
+            with pytest.raises(OSError, match="cannot be read"):
+                await a_round(ledger)
+        ledger._shipped_s = float("-inf")
+        await ledger._round()
+        await ended(ledger)
+
+    shelf.run(work)
+
+    assert not (tmp_path / "dead").exists()
+    assert held_for(shelf, "dead") == set()
+
+
 def test_what_is_held_for_an_interrupted_exchange_stays_until_its_record_is_in_the_counters(shelf, tmp_path):
     """Recovered records are taken over only by whoever has the journal they came from."""
 
     async def work(store):
-        writer = JournalWriter(tmp_path, "dead", 4096)
-        shares = await reserve(store, "dead", "x-1")
-        writer.begin("x-1", encoded(BegunMark("x-1", 0.0, Api.CHAT, "m", "a", reserved=shares)))
-        writer.close()
+        await dead_with_one_open(store, tmp_path)
         recover(tmp_path / "dead", recovered, 4096)
         ledger = ledger_on(store, tmp_path, "j")
         another = lock_abandoned(tmp_path / "dead")
@@ -189,6 +252,46 @@ def test_what_is_held_for_an_interrupted_exchange_stays_until_its_record_is_in_t
     assert shelf.run(work) == [set(), {"dead", "dead.recovered"}]
     assert held_for(shelf, "dead") == set()
     assert sum(int(value) for name, value in shelf.hash("budget:b").items() if name.startswith(b"spent:")) == 100
+
+
+def test_what_is_held_for_an_interrupted_exchange_outlasts_a_redis_that_refuses_its_record(shelf, tmp_path):
+    """Else others would be let in with money that may be spent already."""
+
+    async def work(store):
+        await dead_with_one_open(store, tmp_path)
+        ledger = ledger_on(store, tmp_path, "j")
+        with refusing(shelf):
+            await a_round(ledger)
+            meanwhile = held_for(shelf, "dead")
+        await a_round(ledger)
+        await ended(ledger)
+        return meanwhile
+
+    assert shelf.run(work) == {"x-1"}
+    assert held_for(shelf, "dead") == set()
+
+
+def test_what_a_rollback_brought_back_is_held_until_its_record_is_counted_again(shelf, tmp_path):
+    """What the exchange has cost is forgotten with its record: only what is held for it still stands for that."""
+
+    async def work(store):
+        ledger = ledger_on(store, tmp_path, "j")
+        await a_round(ledger)
+        shares = await reserve(store, "j", "x-1", ledger.holds)
+        earlier = shelf.dump()
+        ledger.record(record(1, shares=shares, is_reserved=True))
+        await a_round(ledger)
+        shelf.restore(earlier)
+        with refusing(shelf):
+            await a_round(ledger)
+            meanwhile = held_for(shelf, "j")
+        await a_round(ledger)
+        await ended(ledger)
+        return meanwhile
+
+    assert shelf.run(work) == {"x-1"}
+    assert shelf.records() == ["x-1"]
+    assert held_for(shelf, "j") == set()
 
 
 def test_a_batch_whose_answer_was_lost_is_not_held_again(shelf, tmp_path):
