@@ -55,7 +55,6 @@ class Holding:
         """
         over = [name for name in self._strangers if name not in self.holds.still_open]
         await self._give_back_of(self._journal_id, over)
-        self._strangers = ()
 
     async def give_back_all_of(self, owner: str) -> None:
         """Nothing is open in the journal of an owner that is gone. Raises StoreUnavailableError."""
