@@ -203,6 +203,24 @@ def test_a_rollback_that_was_changed_again_is_noticed(stage, shelf):
     stage(work)
 
 
+def test_keys_are_as_old_as_the_question_however_late_the_answer_comes(stage):
+    """Redis may have answered at once: what was revoked while its answer was on its way is not in it."""
+
+    async def work(a, _b, time):
+        ask = a.ring._ask
+
+        async def late(*arguments):
+            answer = await ask(*arguments)
+            time.now_s += 2.0
+            return answer
+
+        a.ring._ask = late
+        await a.refresh()
+        assert a.ring.age_s() == 2.0
+
+    stage(work)
+
+
 def test_without_redis_the_snapshot_serves(tmp_path):
     """With its age; what is new in the data dir counts at once; a failed round is no comparison."""
 
