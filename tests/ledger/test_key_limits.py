@@ -280,6 +280,22 @@ def test_a_redis_that_hangs_is_not_waited_for(shelf, monkeypatch):
             client.client_unpause()
 
 
+def test_a_burst_of_requests_is_decided_and_given_back_by_redis(shelf, monkeypatch):
+    """One of more requests than a client opens connections: none is taken for an outage, and no lease has to lapse."""
+    monkeypatch.setattr(key_limits, "ASK_WAIT_S", 60.0)
+    monkeypatch.setattr(key_limits, "RELEASE_WAIT_S", 60.0)
+    one = key(concurrent=150)
+
+    async def work(store):
+        worker = limiter(store)
+        leases = await asyncio.gather(*(taken(worker, one) for _ in range(150)))
+        assert worker.decided_alone == 0
+        await asyncio.gather(*(lease.release() for lease in leases))
+        assert shelf.client.zcard(shelf.key(f"key_open:{one.id}")) == 0
+
+    shelf.run(work)
+
+
 @given(
     limit=st.integers(1, 4),
     gaps=st.lists(st.sampled_from([0.0, 1.0, 10.0, 29.0, 60.0]), max_size=40),
