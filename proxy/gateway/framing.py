@@ -37,6 +37,8 @@ def objection(version: tuple[int, int], method: str, target: str, transfer_encod
         return "The request has to be HTTP/1.1 or HTTP/1.0."
     if not target.startswith("/") or method == "CONNECT":
         return "The request target has to be a path."
+    if "#" in target:  # some end the path there, others go on: what was looked at would not be what is asked for
+        return "A request target has no fragment; write # as %23."
     if transfer_encoding is not None and (version != _HTTP_1_1 or transfer_encoding.strip().lower() != "chunked"):
         return "The only transfer encoding is chunked, and HTTP/1.1 has it."
     return ""

@@ -57,5 +57,5 @@ def break_off(request: web.BaseRequest) -> None:
 
 
 def path_of(request: web.BaseRequest) -> str:
-    """What decides the dialect and what is open: neither the query nor a fragment, which many servers drop."""
-    return request.raw_path.partition("?")[0].partition("#")[0]
+    """What decides the dialect and what is open: all before the query. A target with a fragment is refused (`objection`)."""
+    return request.raw_path.partition("?")[0]

@@ -60,6 +60,17 @@ def test_a_target_that_is_no_path_is_refused(stage, line):
 
 
 @pytest.mark.parametrize(
+    "target", ["/models#/../user/balance", "/models#", "/#@ELSEWHERE/", "/models?a#b", "/models?#"]
+)
+def test_a_fragment_has_no_place_in_a_target(stage, target):
+    """Whoever ends the path there reads another request than whoever does not (RFC 9112, 3.2): 400, and nobody is asked."""
+    heard, elsewhere, seen = asked(stage, f"GET {target} HTTP/1.1\r\nHost: p\r\n\r\n")
+
+    assert (heard, elsewhere) == ([], 0)
+    assert_our_error(seen, 400, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "//ELSEWHERE/x",
@@ -78,7 +89,7 @@ def test_a_target_that_is_no_path_is_refused(stage, line):
         "/.ELSEWHERE",
         "/:80@ELSEWHERE/",
         "/?url=http://ELSEWHERE/",
-        "/#@ELSEWHERE/",
+        "/%23@ELSEWHERE/",
     ],
 )
 def test_a_path_stays_a_path_of_the_upstreams(stage, target):
