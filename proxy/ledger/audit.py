@@ -21,7 +21,11 @@ LONGEST_TEXT: Final = 300
 LARGEST_DETAIL_BYTES: Final = 4096
 _KEY_LABEL: Final = b"deepseek-meter audit chain 1"
 _KEY_ID_BYTES: Final = 4
-_LOOKS_LIKE_A_KEY: Final = re.compile(r"\bsk-[\w-]+|(?<=[Bb]earer )\S+")
+_LOOKS_LIKE_A_KEY: Final = re.compile(
+    r"\bsk-[\w-]+"
+    r"|(?<![0-9A-Za-z])dsm_[0-9A-Za-z]{8}[_-][\w-]+"  # ours; `dsm_` and the eight characters alone are its id, which is no secret
+    r"|(?<=[Bb]earer )\S+"
+)
 
 
 class Action(StrEnum):

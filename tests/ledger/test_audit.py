@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.gateway.client_keys import new_key
 from proxy.ledger.audit import (
     Action,
     AuditEntry,
@@ -252,6 +253,27 @@ def test_what_looks_like_a_key_is_masked(text):
         if word in encoded(entry).replace(entry.mac.encode(), b"").replace(entry.key.encode(), b"")
     }
     assert "***" in note.subject
+
+
+@pytest.mark.parametrize("around", ["{}", "replaces {}, which leaked", "key={}", "old_{}", "é{}é", "'{}'", "{}…"])
+@pytest.mark.parametrize("characters", [17, 36, 37], ids=["a part of it", "all but the end", "the whole key"])
+def test_a_client_key_of_ours_is_masked(around, characters):
+    """What an operator writes into a note, a key that is cut included: nothing of its secret is left."""
+    _, key = new_key(lambda _n: 10)
+    detail = note_of(Action.KEY_ADDED, "x", {"note": around.format(key[:characters])}).detail
+
+    assert "***" in detail["note"]
+    assert "AAAA" not in detail["note"]
+
+
+@pytest.mark.parametrize(
+    "text", ["AbCdEfGh", "dsm_AbCdEfGh", "replaces dsm_AbCdEfGh, which leaked", "dsm_tests", "dsm_"]
+)
+def test_the_id_of_a_client_key_stays_readable(text):
+    """It names the key in `keys list`, with its prefix or not, and tells nothing of the secret."""
+    note = note_of(Action.KEY_REVOKED, text, {"note": text})
+
+    assert (note.subject, note.detail) == (text, {"note": text})
 
 
 def test_a_note_is_a_fact_and_no_dump():
