@@ -5,6 +5,7 @@ import secrets
 from pathlib import Path
 
 from proxy.errors import MeterError
+from proxy.ledger.folders import create
 from proxy.settings import Settings
 
 
@@ -25,11 +26,11 @@ def _make(path: Path) -> None:
     """Write it beside and give it its name, so that it is there whole or not at all; the first of two keeps its own."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unborn = path.with_suffix(f".{os.getpid()}.new")
-    fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
+    unborn.unlink(missing_ok=True)  # of one who died in the middle
+    with os.fdopen(create(unborn), "w") as file:
         file.write(secrets.token_hex(32))
         file.flush()
-        os.fsync(fd)
+        os.fsync(file.fileno())
     try:
         os.link(unborn, path)
     except FileExistsError:

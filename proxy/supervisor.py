@@ -28,6 +28,7 @@ from proxy.gateway.keys import keyed_hash
 from proxy.hash_secret import hash_secret
 from proxy.ledger import embedded
 from proxy.ledger.audit import audit_key
+from proxy.ledger.folders import open_own
 from proxy.ledger.journal import journals_in
 from proxy.settings import Settings, is_loopback, split_address
 from proxy.upstreams import Keys, keys_of, missing_keys
@@ -266,7 +267,7 @@ def locked_data_dir(path: Path, journals: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = open_own(path / "lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise MeterError(
             f"[store] data_dir {path}: {error.strerror}; it has to be a directory we can write to"

@@ -137,6 +137,23 @@ def test_what_is_no_span(text):
         span_s(text)
 
 
+@pytest.mark.parametrize("name", ["lock", "client_keys/changes.log", "audit/lock"])
+def test_a_link_laid_into_the_data_dir_is_one_line(keys, tmp_path, name):
+    """Root runs a command in the service's folder: what lies there must not lead it to another file."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(victim)
+
+    result = keys("add", "--app", "a")
+
+    assert result.exit_code == 1
+    assert f"{name.rpartition('/')[2]} is a symbolic link" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert (victim.read_text(), victim.stat().st_uid) == ("mine", tmp_path.stat().st_uid)
+
+
 def test_the_hash_secret_is_made_once_and_is_the_settings_first(tmp_path):
     """For the owner alone; a setting goes before it."""
     settings = settings_in(tmp_path / "data")

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+from proxy.ledger.folders import create
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write under another name, then rename; for the owner's eyes only. Raises OSError, with the old file as it was."""
     unborn = path.with_suffix(".new")
-    fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
+    unborn.unlink(missing_ok=True)  # of one who died in the middle
+    with os.fdopen(create(unborn), "wb") as file:
         file.write(data)
     unborn.rename(path)

@@ -5,7 +5,9 @@
 
 Rule 1: an append is one `write` and one fsync; one that fails leaves no trace in the file.
 Rule 2: a torn last line was never confirmed to anybody, and is dropped; one that only lacks its newline gets it.
-Rule 3: nothing is ever appended to what does not hold. Behind a damaged line, or with another secret, a new chain begins, whose
+Rule 3: whoever writes may be root, in a folder of the service's user: no file is opened through a symlink, and only what was just
+        made is given to that user.
+Rule 4: nothing is ever appended to what does not hold. Behind a damaged line, or with another secret, a new chain begins, whose
         first entry says where the one before it stood.
 """
 
@@ -37,7 +39,7 @@ from proxy.ledger.audit import (
     key_id,
     note_of,
 )
-from proxy.ledger.folders import make_private
+from proxy.ledger.folders import create, make_for_owner, open_own
 from proxy.ledger.journal import sync_directory
 
 FOLDER: Final = "audit"
@@ -87,7 +89,7 @@ class AuditFile:
     def read(self, chain: str) -> Content:
         """Everything in a chain, whether it holds or not. Raises OSError."""
         entries: list[AuditEntry] = []
-        for number, line in enumerate(self._path(chain).read_bytes().split(b"\n")[:-1], start=1):
+        for number, line in enumerate(self._bytes(chain).split(b"\n")[:-1], start=1):
             entry = decoded(line)
             if entry is None:
                 return Content(chain, entries, number)
@@ -121,10 +123,12 @@ class AuditFile:
         chain = f"{ordinal:04d}-{secrets.token_hex(4)}"
         entries = self._entries(Head(chain, 0, ""), notes, who, at_ms)
         unborn = self.folder / "unborn"
-        fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._give_to_owner(fd)
-        os.close(fd)
-        self._write(unborn, 0, _lines(entries))
+        unborn.unlink(missing_ok=True)  # of one who died in the middle
+        fd = create(unborn, for_owner=True)
+        try:
+            _write_through(fd, _lines(entries), unborn)
+        finally:
+            os.close(fd)
         unborn.rename(self._path(chain))
         sync_directory(self.folder)
         return entries
@@ -138,7 +142,7 @@ class AuditFile:
 
     def _write(self, path: Path, size: int, lines: bytes) -> None:
         """Write behind the first `size` bytes; what a writer that died left there is cut off first."""
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        fd = open_own(path, os.O_WRONLY | os.O_APPEND)
         try:
             os.ftruncate(fd, size)
             try:
@@ -150,9 +154,8 @@ class AuditFile:
             os.close(fd)
 
     def _end_of(self, chain: str) -> _End:
-        path = self._path(chain)
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with os.fdopen(open_own(self._path(chain), os.O_RDONLY), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(max(size - TAIL_BYTES, 0))
             whole, newline, torn = file.read().rpartition(b"\n")
         mended = self._holding(torn, chain)
@@ -177,22 +180,25 @@ class AuditFile:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if not self.folder.is_dir():
-            make_private(self.folder)
-            self._give_to_owner(self.folder)
+            make_for_owner(self.folder)
             sync_directory(self.folder.parent)
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self._open_lock()
         try:
-            self._give_to_owner(lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
             os.close(lock)
 
-    def _give_to_owner(self, made: int | Path) -> None:
-        """A command run by root must not make files that the service cannot append to."""
-        if os.geteuid() == 0:
-            owner = self.folder.parent.stat()
-            os.chown(made, owner.st_uid, owner.st_gid)
+    def _open_lock(self) -> int:
+        path = self.folder / "lock"
+        try:
+            return create(path, for_owner=True)
+        except FileExistsError:
+            return open_own(path, os.O_RDWR)
+
+    def _bytes(self, chain: str) -> bytes:
+        with os.fdopen(open_own(self._path(chain), os.O_RDONLY), "rb") as file:
+            return file.read()
 
     def _path(self, chain: str) -> Path:
         return self.folder / f"{chain}.log"

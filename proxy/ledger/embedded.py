@@ -169,8 +169,13 @@ def _ask(socket: Path, question: Callable[["redis.Redis"], T]) -> T | None:
 
 
 def _private_directory(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid != os.getuid():
+    """Ours alone. A link to it has to be ours, too, or root's: whoever else made it may let it lead anywhere."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner, link_owner = path.stat().st_uid, path.lstat().st_uid
+    except OSError as error:
+        raise StoreUnavailableError(f"{path}: {error.strerror}; it has to be a directory we can write to") from error
+    if owner != os.getuid() or (path.is_symlink() and link_owner not in (owner, 0)):
         raise StoreUnavailableError(f"{path} belongs to another user; remove it or choose another data dir")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from proxy.errors import MeterError
+from proxy.ledger.folders import open_own
 
 READ_BYTES: Final = 256 * 1024
 
@@ -331,7 +332,7 @@ def journals_in(directory: Path) -> list[Path]:
 
 
 def _open_lock(path: Path) -> int:
-    return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return open_own(path / "lock", os.O_RDWR | os.O_CREAT)
 
 
 def _short_write(path: Path) -> OSError:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from proxy.ledger.client_keys import NOTHING, Change, Known, added, known_from, lacking, revoked, together
-from proxy.ledger.folders import make_private
+from proxy.ledger.folders import create, make_private, open_own
 from proxy.ledger.journal import sync_directory
 
 FOLDER: Final = "client_keys"
@@ -57,7 +57,7 @@ class KeyFiles:
     def note(self, known: Known) -> None:
         """Append what is not among the changes yet; it is on the disk when this returns. Raises OSError."""
         make_private(self._folder)
-        fd = os.open(self._changes, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = open_own(self._changes, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             self._take(fd)
@@ -80,8 +80,8 @@ class KeyFiles:
         """Write the snapshot. Raises OSError, with the old one as it was."""
         make_private(self._folder)
         unborn = self._snapshot.with_suffix(f".{os.getpid()}.new")
-        fd = os.open(unborn, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
+        unborn.unlink(missing_ok=True)  # of one who died in the middle
+        with os.fdopen(create(unborn), "wb") as file:
             file.write(msgspec.json.encode(snapshot))
         unborn.rename(self._snapshot)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from proxy.ledger.folders import open_own
 from proxy.ledger.journal import MARK, JournalWriter, readable, segments, sync_directory
 from proxy.usage import BegunMark, UsageRecord
 
@@ -69,7 +70,7 @@ def recover(journal: Path, make_record: Recover, segment_bytes: int) -> int:
     target = journal.with_name(journal.name + SUFFIX)
     if marks and not target.exists():
         _write_whole(target, [make_record(mark, max(newest_s, mark.start_s)) for mark in marks], segment_bytes)
-    os.close(os.open(journal / DONE, os.O_WRONLY | os.O_CREAT, 0o600))
+    os.close(open_own(journal / DONE, os.O_WRONLY | os.O_CREAT))
     return len(marks)
 
 

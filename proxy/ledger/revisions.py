@@ -6,6 +6,7 @@ Rule 2: an answer is noted beside the journal it was used for. Where Redis has f
         registry takes it unless somebody else has got the number meanwhile.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 
 from proxy.ledger.families import series_field
+from proxy.ledger.folders import open_own
 from proxy.pricing.revisions import MOST, Place, place_of, settled, tag
 from proxy.usage import UsageRecord
 
@@ -127,7 +129,7 @@ class Notes:
             return
         self._noted.add(note)
         try:
-            with self._path.open("ab") as file:
+            with os.fdopen(open_own(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
                 file.write(msgspec.json.encode(note) + b"\n")
         except OSError as error:
             log.warning("revision_not_noted", error=str(error))

@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from proxy.ledger.folders import open_own
+
 NAME: Final = "applied"
 YOUNG_S: Final = 3600
 """A history that had lasted for less than this when a batch was last applied may have been lost by a crash of Redis
@@ -50,7 +52,7 @@ class Watermark:
     def write(self, applied: Applied) -> None:
         """Note it. Raises OSError."""
         text = b"%020d %020d %020d" % applied
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_own(self._path, os.O_WRONLY | os.O_CREAT)
         try:
             os.pwrite(fd, b"%b %08x\n" % (text, zlib.crc32(text)), 0)
         finally:

@@ -208,6 +208,61 @@ def test_what_root_begins_the_service_can_go_on_with(tmp_path):
     assert {one.stat().st_uid for one in owned} == {12345}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of somebody else")
+def test_root_gives_away_only_what_it_has_just_made(file, audit):
+    """A lock that was there is opened, whosever it is."""
+    os.chown(file.folder.parent, 12345, 12345)
+    audit.note(Action.KEY_ADDED, "app")
+
+    assert {one.stat().st_uid for one in file.folder.iterdir()} == {0}
+
+
+def begun_elsewhere(folder):
+    """What is not the trail's: as it has to be afterwards."""
+    folder.mkdir(exist_ok=True)
+    (folder / "victim").write_text("mine")
+    (folder / "victim").chmod(0o640)
+    return folder / "victim", lambda: ((folder / "victim").read_text(), (folder / "victim").stat()[:6])
+
+
+@pytest.mark.parametrize("name", ["lock", "0009-0a1b2c3d.log"])
+def test_a_link_in_the_folder_is_told_and_not_followed(file, audit, tmp_path, name):
+    """Whoever owns the data dir could have root change any file so."""
+    victim, state = begun_elsewhere(tmp_path / "elsewhere")
+    (file.folder / name).unlink(missing_ok=True)
+    (file.folder / name).symlink_to(victim)
+    before = state()
+
+    with pytest.raises(AuditUnwritableError, match=f"{name} is a symbolic link.*not noted: key_added app"):
+        audit.note(Action.KEY_ADDED, "app")
+    with pytest.raises(OSError, match="symbolic link"):
+        file.read(name.removesuffix(".log")) if name != "lock" else file.append([], who="x", at_ms=0)
+    assert state() == before
+
+
+def test_a_link_under_the_name_of_an_unborn_chain_is_replaced(file, tmp_path):
+    victim, state = begun_elsewhere(tmp_path / "elsewhere")
+    file.folder.mkdir()
+    (file.folder / "unborn").symlink_to(victim)
+    before = state()
+
+    Audit(file, "root: keys add").note(Action.KEY_ADDED, "app")
+
+    assert state() == before
+    assert subjects(file) == ["audit", "app"]
+    assert not path_of(file).is_symlink()
+
+
+def test_the_data_dir_may_be_a_link(tmp_path):
+    """To a volume, as is common."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "volume")
+    linked = AuditFile(tmp_path / "data", KEY)
+    Audit(linked, "x").note(Action.KEY_ADDED, "app")
+
+    assert subjects(linked) == ["audit", "app"]
+
+
 @pytest.mark.usefixtures("audit")
 def test_a_line_is_what_the_stream_gets(file):
     """One form of an entry, everywhere."""
