@@ -46,6 +46,8 @@ class Holds:
     def __init__(self) -> None:
         self._open: dict[str, tuple[Share, ...] | None] = {}
         self._recorded: deque[tuple[int, str]] = deque()
+        self.unheard = 0
+        """The newest record whose reservation had no answer: what may be held for those up to it is not to go before it is applied."""
 
     def __repr__(self) -> str:
         return f"<Holds open={len(self._open)}>"
@@ -71,8 +73,17 @@ class Holds:
         self._open.pop(exchange_id, None)
 
     def recorded(self, exchange_id: str, number: int) -> None:
-        """The record is in the journal under this number; until it is applied, what is held stays."""
-        if exchange_id in self._open:
+        """The record is in the journal under this number; until it is applied, what is held stays.
+
+        One whose answer was never heard is forgotten, or an outage of the store would fill the memory. Should something be held
+        for it, the store tells it as a stranger's.
+        """
+        if exchange_id not in self._open:
+            return
+        if self._open[exchange_id] is None:
+            del self._open[exchange_id]
+            self.unheard = number
+        else:
             self._recorded.append((number, exchange_id))
 
     def applied(self, number: int) -> None:

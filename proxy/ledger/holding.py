@@ -33,28 +33,33 @@ class Holding:
         self._budgets = tuple(budgets)
         self._wall_s = wall_s
         self._fault = fault
-        self._strangers: Sequence[str] = ()
+        self._over: Sequence[str] = ()
+        self._over_from = 0  # the number that has to be applied first
         self.holds = Holds()
 
     def __repr__(self) -> str:
-        return f"<Holding {self.holds!r} strangers={len(self._strangers)}>"
+        return f"<Holding {self.holds!r} over={len(self._over)}>"
 
     async def say_what_is_open(self) -> None:
         """After a rollback the store may have forgotten it. Raises StoreUnavailableError."""
         if self._budgets:
             prune = {budget.name: budget.kept_from_s(self._wall_s()) for budget in self._budgets}
-            # Whose answer was not heard is not named: after a long outage these are all, and if something is held for one it
-            # comes back as a stranger, which is given back only once it is over.
+            # Whose answer was not heard is not named. If something is held for one it comes back as a stranger, which is given
+            # back only once it is over, and its record, which may cost something, is in the counters.
             heard = {name: held for name, held in self.holds.still_open.items() if held is not None}
-            self._strangers = await self._hold(self._journal_id, heard, prune)
+            strangers = await self._hold(self._journal_id, heard, prune)
+            self._over = [name for name in strangers if name not in self.holds.still_open]
+            self._over_from = self.holds.unheard
 
-    async def give_back(self) -> None:
+    async def give_back(self, applied: int) -> None:
         """What is held for own exchanges that are over. Only once all that the store has forgotten is in the counters again.
 
+        `applied`: up to which number they have the records; below that of one of these exchanges they wait for a later round.
         Raises StoreUnavailableError.
         """
-        over = [name for name in self._strangers if name not in self.holds.still_open]
-        await self._give_back_of(self._journal_id, over)
+        if applied >= self._over_from:
+            await self._give_back_of(self._journal_id, self._over)
+            self._over = ()
 
     async def give_back_all_of(self, owner: str) -> None:
         """Nothing is open in the journal of an owner that is gone. Raises StoreUnavailableError."""

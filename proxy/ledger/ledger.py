@@ -276,7 +276,7 @@ class Ledger:
     async def _give_back(self) -> None:
         """What is held for nobody, here and for journals that are read to their end."""
         if self._shipper.applied >= self._shipper.highest:
-            await self._holding.give_back()
+            await self._holding.give_back(self._shipper.applied)
         for owner in {name.removesuffix(SUFFIX) for name in self._adopted}:
             await self._give_back_all_of(owner)
 

@@ -356,6 +356,19 @@ def test_a_worker_forgets_a_reservation_when_its_record_is_in_the_counters():
     assert dict(holds.still_open) == {"c": (Share("day", 0, 3),), "asked": None}
 
 
+def test_an_outage_of_the_store_fills_no_memory():
+    """Nobody knows whether something is held for these exchanges: with its record a worker forgets each, whether applied or not."""
+    holds = Holds()
+    fresh = {name: len(kept) for name, kept in vars(holds).items() if hasattr(kept, "__len__")}
+    for number in range(1, 1001):
+        holds.asking(f"x-{number}")
+        assert dict(holds.still_open) == {f"x-{number}": None}
+        holds.recorded(f"x-{number}", number)
+
+    assert {name: len(kept) for name, kept in vars(holds).items() if hasattr(kept, "__len__")} == fresh
+    assert holds.unheard == 1000
+
+
 def test_a_refusal_and_a_record_of_nobody_leave_nothing_open():
     holds = Holds()
     holds.asking("a")

@@ -110,7 +110,7 @@ def test_who_reserves_while_it_is_said_what_is_open_is_not_given_back(shelf):
         between.holding = holding
         for _ in range(3):
             await holding.say_what_is_open()
-            await holding.give_back()
+            await holding.give_back(0)
         return set(holding.holds.still_open)
 
     still_open = shelf.run(work)
@@ -125,7 +125,7 @@ def test_what_is_held_for_nobody_is_given_back(shelf):
         await reserve(store, "j", "mine", holding.holds)
         await reserve(store, "j", "nobody's")
         await holding.say_what_is_open()
-        await holding.give_back()
+        await holding.give_back(0)
 
     shelf.run(work)
 
@@ -149,11 +149,98 @@ def test_a_round_gives_back_what_is_held_for_nobody_here_and_in_the_journal_of_a
     assert (held_for(shelf, "j"), held_for(shelf, "dead")) == (set(), set())
 
 
+async def reserve_unheard(store, journal, name, holds):
+    """The store has it, and its answer is lost."""
+    holds.asking(name)
+    return await reserve(store, journal, name)
+
+
+def test_what_is_held_unheard_stays_until_the_record_is_in_the_counters(shelf):
+    """The exchange may have cost something: until that is spent, nobody else may have the room."""
+    seen = []
+
+    async def work(store):
+        holding = Holding(store, "j", [budget], wall_s=time.time, fault=lambda *_: None)
+        await reserve_unheard(store, "j", "x-7", holding.holds)
+        holding.holds.recorded("x-7", 7)
+        for applied in (6, 7):
+            await holding.say_what_is_open()
+            await holding.give_back(applied)
+            seen.append(held_for(shelf, "j"))
+
+    shelf.run(work)
+
+    assert seen == [{"x-7"}, set()]
+
+
+def test_one_that_ends_after_it_was_told_a_stranger_waits_for_the_next_round(shelf):
+    """Its record has a number that nobody looked at when the store answered; others go, however often answers are lost."""
+    seen = []
+
+    async def work(store):
+        holding = Holding(store, "j", [budget], wall_s=time.time, fault=lambda *_: None)
+        await reserve_unheard(store, "j", "x-7", holding.holds)
+        await reserve_unheard(store, "j", "x-8", holding.holds)
+        holding.holds.recorded("x-7", 7)
+        await holding.say_what_is_open()
+        holding.holds.recorded("x-8", 8)
+        await holding.give_back(7)
+        seen.append(held_for(shelf, "j"))
+        await holding.say_what_is_open()
+        await holding.give_back(8)
+        seen.append(held_for(shelf, "j"))
+
+    shelf.run(work)
+
+    assert seen == [{"x-8"}, set()]
+
+
+def test_what_an_unheard_exchange_cost_is_held_until_it_is_spent(shelf, tmp_path):
+    """It ends while a round is under way, and its record is not on the disk for good, so not in the counters either."""
+    seen = []
+
+    def sums():
+        found = {name.decode().partition(":")[0]: int(value) for name, value in shelf.hash("budget:b").items()}
+        return found.get("held", 0), found.get("spent", 0)
+
+    class EndsMeanwhile:
+        """Lets an exchange end while it is said what is open."""
+
+        def __init__(self, store):
+            self.store = store
+            self.ends = []
+
+        def __getattr__(self, name):
+            return getattr(self.store, name)
+
+        async def hold(self, *asked):
+            while self.ends:
+                self.ends.pop()()
+            return await self.store.hold(*asked)
+
+    async def work(store):
+        between = EndsMeanwhile(store)
+        ledger = ledger_on(between, tmp_path, "j", fsync="interval")
+        shares = await reserve_unheard(store, "j", "x-1", ledger.holds)
+        taken = tuple(Share(one.budget, one.bucket_s, 0, 60) for one in shares)
+        between.ends.append(lambda: ledger.record(record(1, shares=taken, is_reserved=True)))
+        for _ in range(3):
+            seen.append(sums())
+            await a_round(ledger)
+        seen.append(sums())
+        await ended(ledger)
+
+    shelf.run(work)
+
+    assert seen == [(100, 0), (100, 0), (0, 60), (0, 60)]
+    assert held_for(shelf, "j") == set()
+
+
 def test_without_budgets_nothing_is_asked():
     async def work():
         holding = Holding(None, "j", [], wall_s=time.time, fault=lambda *_: None)
         await holding.say_what_is_open()
-        await holding.give_back()
+        await holding.give_back(0)
         await holding.give_back_all_of("k")
 
     asyncio.run(work())
