@@ -189,7 +189,7 @@ def everything_else(url):
             for number, print_ in enumerate(("a" * 32, "b" * 32), start=3):
                 one = record(number, fingerprint=print_)
                 await revisions.settle([one], [msgspec.json.encode(one).decode()], None)
-                await places.fold([one])
+                await places.fold([msgspec.structs.replace(one, app=f"app-{number}", status=200)])
             await store.changes()
             await store.begin_behind("behind", 3)
             assert await store.apply(quarantine("q", 1, b"{"), epoch) == Applied(1)
