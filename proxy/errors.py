@@ -65,7 +65,7 @@ class BadRequestError(RelayError):
 
 
 class AmbiguousRequestError(BadRequestError):
-    """Managed mode, and a request that may be read in two ways: what is allowed would depend on the reader."""
+    """A request that may be read in two ways, where what is allowed, or who pays, would depend on the reader."""
 
     code = "ambiguous_request"
 

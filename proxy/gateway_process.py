@@ -242,7 +242,9 @@ class GatewayWorker:
         """Who is let in."""
         if self._keys is not None:
             return self._keys.entry
-        return OpenEntry(self._orders.hash_secret, self._orders.settings.apps_by_key())
+        settings = self._orders.settings
+        goes_by_key = any(one.action == "refuse" and one.app != "*" for one in settings.budgets)
+        return OpenEntry(self._orders.hash_secret, settings.apps_by_key(), one_key=goes_by_key)
 
     def _keeper(self) -> KeepsRecords:
         """The ledger; with a line in the log for each record where that is asked for."""

@@ -54,12 +54,17 @@ def id_of(text: str) -> str | None:
     return found[1] if found else None
 
 
-def recognised(credentials: Iterable[str], known: Known, secret: bytes, now_s: float) -> ClientKey:
-    """The key that was shown. Raises AmbiguousRequestError for two different ones, UnknownKeyError for none that is good."""
+def the_only_key(credentials: Iterable[str]) -> str:
+    """The key that was shown, empty where there is none. Raises AmbiguousRequestError for two different ones."""
     shown = {key_in(credential) for credential in credentials if credential}
     if len(shown) > 1:
         raise AmbiguousRequestError("The request shows two different API keys; send one.")
-    text = next(iter(shown), "")
+    return next(iter(shown), "")
+
+
+def recognised(credentials: Iterable[str], known: Known, secret: bytes, now_s: float) -> ClientKey:
+    """The key that was shown. Raises AmbiguousRequestError for two different ones, UnknownKeyError for none that is good."""
+    text = the_only_key(credentials)
     found = _KEY.fullmatch(text)
     if found is None:
         raise UnknownKeyError(f"This proxy wants an API key of its own, which begins with {PREFIX}; ask its operator.")

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from proxy.errors import KeysUnavailableError, RelayError
-from proxy.gateway.client_keys import Presented, check_open, check_request, check_version, purpose_for, recognised
+from proxy.gateway.client_keys import (
+    Presented,
+    check_open,
+    check_request,
+    check_version,
+    purpose_for,
+    recognised,
+    the_only_key,
+)
 from proxy.gateway.headers import label_of, purpose_of
 from proxy.gateway.keys import app_of
 from proxy.ledger.client_keys import ClientKey, Known
@@ -57,16 +65,19 @@ class Entry(Protocol):
 class OpenEntry:
     """Passthrough mode: everybody is let in, and named."""
 
-    def __init__(self, secret: bytes, names: Mapping[str, str]) -> None:
-        """`names` are the apps of keys, by their `key-` names."""
+    def __init__(self, secret: bytes, names: Mapping[str, str], *, one_key: bool = False) -> None:
+        """`names` are the apps of keys, by their `key-` names. With `one_key` nobody may show two, and pay by one of his choice."""
         self._secret = secret
         self._names = names
+        self._one_key = one_key
 
     def __repr__(self) -> str:
         return f"<OpenEntry names={len(self._names)}>"
 
     def admit(self, presented: Presented) -> Admitted:
-        """The app, as stated or by the first credential."""
+        """The app, as stated or by the first credential. Raises AmbiguousRequestError for two keys where only one may be shown."""
+        if self._one_key:
+            the_only_key(presented.credentials)
         credential = presented.credentials[0] if presented.credentials else None
         payer = app_of(None, credential, self._secret, self._names)
         return Admitted(label_of(presented.app) or payer, payer)

@@ -105,6 +105,8 @@ def test_another_name_in_a_header_is_no_way_out(simulator, start_proxy, shared):
     for stated in ("somebody-else", name + "x"):  # a few may pass: what was held for those before is given back
         more, _ = ask_until_refused(held.url, headers={"X-Meter-App": stated})
         assert more < 20
+    with pytest.raises(openai.BadRequestError, match="two different API keys"):
+        asyncio.run(ask(held.url, key="sk-made-up", headers={"x-api-key": KEY}))
     assert sums(shared.client)["spent"] <= 500_000
     assert asyncio.run(ask(held.url, key="sk-not-a-key-either")).choices  # another key has another name
 

@@ -45,6 +45,17 @@ def test_who_pays_is_told_by_the_key_and_not_by_the_header():
     assert (admitted.app, admitted.payer) == ("team-b", "team-a")
 
 
+def test_nobody_chooses_who_pays_by_showing_a_second_key():
+    """The upstream might go by the other one. The same key twice is one key; without such a budget it is only a name."""
+    two = Presented("POST", "/x", ("Bearer sk-made-up", "sk-real"))
+    same = Presented("POST", "/x", ("Bearer sk-real", "sk-real"))
+
+    with pytest.raises(RelayError, match="two different API keys"):
+        OpenEntry(SECRET, {}, one_key=True).admit(two)
+    assert OpenEntry(SECRET, {}, one_key=True).admit(same).payer.startswith("key-")
+    assert OpenEntry(SECRET, {}).admit(two).payer.startswith("key-")
+
+
 def test_managed_mode_goes_by_the_key():
     """The app is the key's, the place is asked for with the key."""
     entry, taken = managed()
