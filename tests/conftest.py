@@ -4,6 +4,7 @@ And one look at the end: no proxy that ran in any test left a key or a prompt in
 """
 
 import pytest
+import structlog
 from hypothesis import settings
 from secrets_kept import told_by_proxies
 
@@ -26,3 +27,10 @@ def pytest_sessionfinish(session):
 def pytest_terminal_summary(terminalreporter, config):
     for line in config.stash.get(TOLD, []):
         terminalreporter.write_line(f"SECRET TOLD {line}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_the_start():
+    """A command that a test runs in this process configures the log; the next test finds it as the first one did."""
+    yield
+    structlog.reset_defaults()
