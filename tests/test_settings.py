@@ -160,7 +160,6 @@ def test_a_version_may_have_a_spend_limit():
 SECRETS = {
     ("gateway", "key_hash_secret"): "s3cret",
     ("store", "redis_url"): "redis://user:s3cret@host/0",
-    ("upstream", "url"): "https://user:s3cret@host",
 }
 QUERY = {("store", "redis_url"): "unix:///redis.sock?db=1&password=s3cret"}
 
@@ -248,6 +247,26 @@ def error_of(**given):
     with pytest.raises(SettingsError) as raised:
         load_settings(**given)
     return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"toml_text": "[upstream]\nurl = 'http://user:hunter2@host'"}, "meter.toml: [upstream]"),
+        ({"toml_text": "[upstream]\nurl = 'http://hunter2@host'"}, "meter.toml: [upstream]"),
+        ({"toml_text": "[upstream]\nurl = 'http://user:hunter2/not-encoded@host'"}, "meter.toml: [upstream]"),
+        ({"environment": {"METER_UPSTREAM_URL": "http://user:hunter2@host"}}, "[upstream]"),
+        ({"flags": {("upstream", "url"): "http://user:hunter2@host"}}, "command line: [upstream]"),
+        ({"toml_text": "[[upstreams]]\nname='a'\nmodels=['m']\nurl='http://u:hunter2@h'"}, "meter.toml: [upstreams"),
+    ],
+)
+def test_a_password_in_an_upstreams_url_is_refused_and_not_repeated(given, place):
+    """The URL is shown in many places; keys have a setting of their own, and the message names it."""
+    message = error_of(**given)
+
+    assert place in message
+    assert "key_file" in message
+    assert "hunter2" not in message
 
 
 UPSTREAM = '[[upstreams]]\nname = "{name}"\nurl = "http://h"\nmodels = ["{model}"]\n'

@@ -12,6 +12,17 @@ def without_credentials(url: str) -> str:
     return f"{scheme}{mark}{'***@' if '@' in rest else ''}{place}{question and '?***'}"
 
 
+def refuse_credentials(url: str) -> None:
+    """Refuses (ValueError) a URL that names a user; the URL is not repeated.
+
+    An `@` anywhere counts: a password that was not encoded may have a `/` before it, and then it stands in no host.
+    """
+    if "@" in url:
+        raise ValueError(
+            "url: expected a URL without user and password; a key of the upstream belongs into key_file (an @ of a path is written %40)"
+        )
+
+
 def split_address(address: str, setting: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[v6]:port`; SettingsError names `setting` where it is neither."""
     host, _, port = address.rpartition(":")

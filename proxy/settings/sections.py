@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from proxy.settings.addresses import refuse_credentials
 from proxy.settings.named import AppSettings, BudgetSettings, VersionSettings
 from proxy.settings.section import Count, Seconds, Section
 
@@ -129,6 +130,10 @@ class UpstreamSettings(Section, frozen=True):
         ),
     ] = "authorization"
 
+    def __post_init__(self) -> None:
+        """Refuses (ValueError) credentials in the URL, which is shown at the start and in logs."""
+        refuse_credentials(self.url)
+
 
 class NamedUpstreamSettings(UpstreamSettings, frozen=True, kw_only=True):
     """Another host of DeepSeek's models, `[[upstreams]]`: as `[upstream]`, for the requests whose model it lists.
@@ -147,7 +152,8 @@ class NamedUpstreamSettings(UpstreamSettings, frozen=True, kw_only=True):
     accepts_client_keys: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses (ValueError) a `*` anywhere but at the end of a name, and versions of names that do not go here."""
+        """Refuses (ValueError) what the base does, a `*` inside a name, and versions of names that do not go here."""
+        refuse_credentials(self.url)
         if any("*" in name[:-1] for name in self.models):
             raise ValueError("models: a * may stand only at the end of a name")
         if strangers := self.versions.keys() - set(self.models):
