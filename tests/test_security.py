@@ -28,6 +28,13 @@ def test_every_test_it_names_is_there():
     assert [row for row in rows[1:] if not NAME.search(row) and "---" not in row] == []
 
 
+def test_its_table_is_one_table():
+    """An empty line would end it, and the rows below be shown as text."""
+    table = PAGE.partition("<!-- tests:")[2].partition("-->")[2].partition("<!-- end -->")[0].strip()
+
+    assert [line for line in table.splitlines() if not line.startswith("|")] == []
+
+
 def test_its_links_lead_somewhere():
     """Files of the repository."""
     assert [target for target in LINK.findall(PAGE) if not (ROOT / target).exists()] == []
