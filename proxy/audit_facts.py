@@ -4,6 +4,7 @@ Facts are values by name, of each subject. A secret stands in them masked, besid
 value is not.
 """
 
+import ast
 import hashlib
 import hmac
 from collections.abc import Iterator, Mapping
@@ -141,8 +142,18 @@ def _hashed(value: Any, key: bytes) -> str:
 
 def _texts(old: list[str] | None, new: list[str] | None) -> list[str | None]:
     """What is shown of a setting before and after. Where that is the same, a secret changed."""
-    before, after = (one[0] if one else None for one in (old, new))
+    before, after = (_plain(one[0]) if one else None for one in (old, new))
     return [before, _MASKED if before == after else after]
+
+
+def _plain(text: str) -> str:
+    """A text without its quotes. They stay in what is remembered: else each text would seem changed after an update."""
+    if not text.startswith(("'", '"')):
+        return text
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _row_name(row: Row) -> str:

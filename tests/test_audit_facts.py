@@ -40,7 +40,7 @@ def told(notes_of, old, new):
             "[gateway]\nworkers = 4\n[log]\nlevel = 'debug'",
             [
                 ("settings_changed", "[gateway]", "changed", {"workers": ["2", "4"]}),
-                ("settings_changed", "[log]", "changed", {"level": ["'info'", "'debug'"]}),
+                ("settings_changed", "[log]", "changed", {"level": ["info", "debug"]}),
             ],
         ),
         (
@@ -58,7 +58,7 @@ def told(notes_of, old, new):
         (
             "[[upstreams]]\nname='own'\nurl='http://a'\nmodels=['m']",
             "[[upstreams]]\nname='own'\nurl='http://b'\nmodels=['m']",
-            [("settings_changed", "[[upstreams]] own", "changed", {"url": ["'http://a'", "'http://b'"]})],
+            [("settings_changed", "[[upstreams]] own", "changed", {"url": ["http://a", "http://b"]})],
         ),
     ],
 )
@@ -92,13 +92,29 @@ def test_a_changed_secret_is_told_and_never_its_value(key, before, after):
 
 
 def test_budgets_have_an_action_of_their_own():
-    """Whatever their section looks like, it is called budgets."""
-    old = {"[budgets.team]": {"limit_usd": ["5", "x"]}}
-    new = {"[budgets.team]": {"limit_usd": ["9", "y"]}}
+    """By the budget's name."""
+    before = "[[budgets]]\nname = 'team'\nlimit = 5\nperiod = 'month'"
+    after = "[[budgets]]\nname = 'team'\nlimit = 9\nperiod = 'day'"
 
-    assert told(settings_notes, old, new) == [
-        ("budget_changed", "[budgets.team]", "changed", {"limit_usd": ["5", "9"]})
+    assert settings_told(before, after) == [
+        ("budget_changed", "[[budgets]] team", "changed", {"limit": ["5.0", "9.0"], "period": ["month", "day"]})
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [("it's", "it's"), ("back\\\\slash", "back\\slash"), ("two\\nlines", "two\nlines")],
+)
+def test_a_text_is_told_as_it_is(written, told):
+    """Without quotes and escapes; a list of texts keeps them, to be read as one."""
+    ((_, _, _, changed),) = settings_told("", f'[console]\ntime_zone = "{written}"\nallowed_hosts = ["a.example"]')
+
+    assert changed == {"time_zone": ["UTC", told], "allowed_hosts": ["()", "('a.example',)"]}
+
+
+def test_what_is_remembered_of_a_text_keeps_its_quotes():
+    """What an earlier release has remembered has them: without, an update would note changes that nobody made."""
+    assert settings_facts(load_settings(), KEY)["[log]"]["level"][0] == "'info'"
 
 
 def catalog_told(tmp_path, before, after):

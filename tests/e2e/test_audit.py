@@ -109,7 +109,7 @@ def test_what_is_changed_is_in_both_places_and_proven(lived):
     assert who["refilled"].endswith(": verify --refill")
     assert [one["action"] for one in found].count("version_changed") == 1
     details = {(one["action"], one["subject"]): one["detail"] for one in found}
-    assert details["settings_changed", "[gateway]"]["changed"] == {"on_mismatch": ["'count'", "'refuse'"]}
+    assert details["settings_changed", "[gateway]"]["changed"] == {"on_mismatch": ["count", "refuse"]}
     assert [one["output"] for one in details["price_changed", "price my-r1-usd"]["changed"]["per_million"]] == [
         "0.4",
         "0.5",
