@@ -32,8 +32,15 @@ log = structlog.get_logger(__name__)
 class SettlesRevisions(Protocol):
     """What is needed of a store."""
 
-    async def settle(self, place: Place, offer: "Offer", at_s: float) -> int:
-        """The number of a place's fingerprint."""
+    async def settle(self, place: Place, offer: "Offer", at_s: float) -> "Numbered":
+        """The number of a place's fingerprint, and what was news to the registry."""
+
+
+class Numbered(NamedTuple):
+    """The number of a fingerprint, 0 where there is none, and the kinds of the changes that the registry noted at this question."""
+
+    number: int
+    changes: tuple[str, ...] = ()
 
 
 class Settled(NamedTuple):
@@ -184,12 +191,16 @@ class Revisions:
         if place is None:
             return None
         pair = (place.version, place.upstream, place.fingerprint)
-        number = await self._store.settle(place, self._remembered(pair), record.end_s)
+        number, changes = await self._store.settle(place, self._remembered(pair), record.end_s)
         self._numbers[pair] = number
         if 0 < number <= MOST:
             self._offers[pair] = number
-        if number > 1:
-            log.info("version_revision", version=tag(place.version, number), fingerprint=place.fingerprint)
+        for kind in changes:
+            log.info(
+                "version_revision",
+                kind=kind,
+                **{**msgspec.structs.asdict(place), "version": tag(place.version, number)},
+            )
         return pair
 
     def _remembered(self, pair: _Pair) -> Offer:

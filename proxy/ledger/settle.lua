@@ -13,12 +13,13 @@
 --
 -- Names that the catalog does not know have meanings as well, told by the name that was served, and no numbers.
 --
--- Returns the number: 0 where there is no fingerprint, `most` + 1 beyond `most`.
+-- Returns the number: 0 where there is no fingerprint, `most` + 1 beyond `most`; and behind it the kinds of the changes noted now.
 
 local MEANINGS_KEPT = 5000 -- names come from clients
 
 local asked = cjson.decode(ARGV[1])
 local change = asked.change
+local noted = {}
 local offered, most = tonumber(asked.offered), tonumber(asked.most)
 
 local function get(field) return redis.call('HGET', KEYS[1], field) end
@@ -40,6 +41,7 @@ local function note_change(kind, before, number)
   local now_ms = offered > 0 and '0' or time[1] .. string.format('%03d', math.floor(tonumber(time[2]) / 1000))
   redis.call('HSETNX', KEYS[4], asked.counter, now_ms)
   redis.call('HINCRBY', KEYS[3], asked.counter, 1)
+  table.insert(noted, kind)
 end
 
 -- The number, and whether it is new.
@@ -66,4 +68,4 @@ if not get(asked.meant) and (last_meant or redis.call('HLEN', KEYS[1]) < MEANING
   if last_meant then note_change('version', last_meant, math.max(number, 1)) end
 end
 if last_meant or get(asked.meant) then set(asked.last_meant, whole(math.max(number, 1)) .. ' ' .. change.version) end
-return number
+return {number, unpack(noted)}

@@ -36,7 +36,7 @@ from proxy.ledger.audit_stream import AuditStream
 from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
 from proxy.ledger.places import Asked
 from proxy.ledger.redis_clients import AnyRedis, client_of
-from proxy.ledger.revisions import Offer, settlement
+from proxy.ledger.revisions import Numbered, Offer, settlement
 from proxy.ledger.tally import BUDGETS, Batch, budget_hash
 from proxy.pricing.revisions import Place
 from proxy.usage import Share
@@ -127,14 +127,15 @@ class Store:
             answer = await self._apply(keys=keys, args=[document])
         return _result(answer)
 
-    async def settle(self, place: Place, offer: Offer, at_s: float) -> int:
-        """The number of a fingerprint among those of its version; see `settle.lua`. 0 where there is no fingerprint.
+    async def settle(self, place: Place, offer: Offer, at_s: float) -> Numbered:
+        """The number of a fingerprint among those of its version, and what is new by it; see `settle.lua`.
 
         `offer` is what the asker remembers, `at_s` when the fingerprint was seen.
         """
         keys = [self.key(name) for name in ("revisions", "changes", "totals", "series_seen")]
         async with _translated():
-            return int(await self._settle(keys=keys, args=[settlement(place, offer, at_s)]))
+            number, *changes = await self._settle(keys=keys, args=[settlement(place, offer, at_s)])
+        return Numbered(int(number), tuple(kind.decode() for kind in changes))
 
     async def reserve(self, journal_id: str, exchange_id: str, wants: Sequence[Want], now_s: float) -> Held | UsedUp:
         """Hold what an exchange may cost in every budget that it counts in, or nothing; see `reserve.lua`.

@@ -5,6 +5,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 from ledger.given import added, encoded, record
 
 from proxy.ledger.journal import JournalReader, JournalWriter
@@ -26,7 +27,7 @@ def numbers(shelf, *places):
     """What the registry answers, one after the other."""
 
     async def work(store):
-        return [await store.settle(one, Offer(), 1000.0 + index) for index, one in enumerate(places)]
+        return [(await store.settle(one, Offer(), 1000.0 + index)).number for index, one in enumerate(places)]
 
     return shelf.run(work)
 
@@ -165,6 +166,30 @@ def test_all_workers_and_replicas_get_the_same_answer(shelf, journal):
     assert len(shelf.changes()) == 1
 
 
+def test_a_change_is_logged_once(shelf, journal):
+    """By whoever told the registry of it; who asks later, or under another name, was not the first to see it."""
+    renamed = record(4, fingerprint=OLD, version="W")
+    writers = [
+        journal("j", record(1, fingerprint=OLD), record(2, fingerprint=NEW), record(3, fingerprint=NEW, model="n")),
+        journal("k", record(1, fingerprint=OLD), record(2, fingerprint=NEW), record(3, fingerprint=OLD), renamed),
+    ]
+
+    async def work(store):
+        for writer in writers:
+            async with shipping(store, writer) as shipper:
+                await shipper.ship(writer.number)
+
+    with structlog.testing.capture_logs() as logs:
+        shelf.run(work)
+
+    told = [one for one in logs if one["event"] == "version_revision"]
+    assert [(one["kind"], one["version"], one["fingerprint"]) for one in told] == [
+        ("revision", "V+r2", NEW),
+        ("version", "W", OLD),
+    ]
+    assert {(one["upstream"], one["model"]) for one in told} == {("default", "m")}
+
+
 def test_after_a_rollback_the_old_answer_is_offered(shelf, journal):
     """Redis forgot the registry: a new life, which never asked, still gives each build its number."""
     writer = journal("j", *(record(n, fingerprint=name) for n, name in enumerate([OLD, NEW, THIRD, NEW], 1)))
@@ -201,7 +226,7 @@ def test_a_number_somebody_else_got_after_a_rollback_is_not_shared(shelf, journa
             await shipper.ship(2)
             writer.append(encoded(record(3, fingerprint=NEW)))
             forget_the_newest(shelf)
-            assert await store.settle(place(THIRD), Offer(), 5.0) == 2
+            assert (await store.settle(place(THIRD), Offer(), 5.0)).number == 2
             await shipper.ship(3)
 
     shelf.run(work)
@@ -255,7 +280,7 @@ def test_a_fingerprint_has_one_number_in_a_batch(shelf, journal):
         async with shipping(store, writer) as shipper:
             await shipper.ship(2)
             forget_the_newest(shelf)
-            assert await store.settle(place(THIRD), Offer(), 5.0) == 2
+            assert (await store.settle(place(THIRD), Offer(), 5.0)).number == 2
             for one in (record(3, fingerprint=NEW), record(4, fingerprint=NEW, model="n")):
                 writer.append(encoded(one))
             await shipper.ship(4)
