@@ -307,7 +307,7 @@ class LogSettings(Section, frozen=True):
     exchanges: Annotated[
         bool,
         Meta(
-            description="one line per exchange at `info`: id, app, version, tokens, cost, outcome, duration; no content"
+            description="one line per exchange at `info`: id, app, version, tokens, cost, outcome, duration; no content. What a crash interrupted is counted and has no line"
         ),
     ] = True
 
