@@ -47,7 +47,7 @@ def show(made: Report, decimals: int) -> None:
 
 
 def _tables(made: Report, decimals: int) -> Iterable[tuple[Table, int]]:
-    if made.rows:
+    if made.rows or made.total.fixed_nanos:  # what costs by the clock costs without traffic, too
         yield _drawn(made, _counted_columns(made, decimals), made.rows)
     labelled = [row for row in made.rows if _labelled(row, made.currencies)]
     if labelled:

@@ -172,3 +172,18 @@ def test_an_empty_report_says_so(some, capsys):
         "2026-01-01T00:00:00Z to 2026-01-02T00:00:00Z, time zone UTC",
         "nothing was recorded in this interval",
     ]
+
+
+def test_without_traffic_the_total_shows_what_is_due_by_the_clock(shelf, capsys):
+    """Whatever it is grouped by: nobody asked, and the machines stood there all the same."""
+    configured = settings_of(shelf, more="[versions.V.fixed]\ngpu = { usd_per_hour = 2 }")
+    report = made(
+        configured, time.time(), since="2026-01-01", until="2026-01-02", by=("app", "model"), currencies=("USD",)
+    )
+    show(report, 2)
+    output = capsys.readouterr().out.splitlines()
+
+    assert "nothing was recorded in this interval" in output
+    assert [line.split() for line in output if line.startswith("total")] == [
+        ["total", "0", "tokens", *"00000", "48.00"]
+    ]
