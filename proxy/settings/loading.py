@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from proxy.errors import SettingsError
 from proxy.settings.sections import DEFAULT_UPSTREAM, SECTIONS, Settings
+from proxy.settings.wording import in_words
 
 ENVIRONMENT_PREFIX = "METER_"
 
@@ -149,7 +150,7 @@ def _convert(tables: Mapping[str, Any], where: str) -> Settings:
     try:
         return msgspec.convert(tables, Settings)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{where}: {_readable(error)}") from error
+        raise SettingsError(f"{where}: {in_words(error, Settings, tables)}") from error
 
 
 def _from_variable(row: SettingRow, text: str) -> Any:
@@ -160,20 +161,7 @@ def _from_variable(row: SettingRow, text: str) -> Any:
     try:
         return msgspec.convert(raw, hint, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{row.variable}: {_readable(error)}") from error
-
-
-def _readable(error: msgspec.ValidationError) -> str:
-    """`[upstream] idle_timeout_seconds: Expected …` out of msgspec's `Expected … - at `$.upstream.idle_timeout_seconds``."""
-    message, _, path = str(error).partition(" - at `$")
-    section, _, key = path.rstrip("`").lstrip(".").partition(".")
-    if "unknown field" in message:
-        key = message.split("`")[1]
-        if not section:
-            section, key = key, ""
-        message = "unknown; `deepseek-meter serve --help` and the README list what there is"
-    place = f"[{section}] {key}".strip() if section else ""
-    return f"{place}: {message}" if place else message
+        raise SettingsError(f"{row.variable}: {in_words(error, hint, {})}") from error
 
 
 def _description(hint: Any) -> str:
