@@ -35,6 +35,7 @@ from proxy.simulator.server import serve as serve_simulator
 from proxy.supervisor import Child, Supervisor
 from proxy.tls import check_tls, scheme
 from proxy.upstreams import keys_of
+from proxy.usage import METERED_APIS, Api
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,7 +102,11 @@ def demo(data_dir: str, listen: str, console: str, simulator: str, rate: float) 
 @click.option("--version", "version_id", default="", help="Catalog version, e.g. DeepSeek-V4-Pro-0813.")
 @click.option("--upstream", default="", help="Upstream of meter.toml.  [default: the one of the model or version]")
 @click.option(
-    "--api", default="chat", show_default=True, help="Dialect; on `anthropic` other makers' names mean something."
+    "--api",
+    type=click.Choice([api.value for api in Api if api in METERED_APIS]),
+    default="chat",
+    show_default=True,
+    help="Dialect; on `anthropic` other makers' names mean something.",
 )
 @click.option("--currency", type=click.Choice(["USD", "CNY"]), default="USD", show_default=True)
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -168,7 +173,13 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
 @click.option(
     "--heads", multiple=True, metavar="FILE", help="With --audit: a log with audit_head lines; - reads stdin."
 )
-@click.option("--wait", default=5.0, show_default=True, help="Seconds that pending records are given to arrive.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds that pending records are given to arrive.",
+)
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @guarded
 def verify(

@@ -132,6 +132,8 @@ def test_a_broken_catalog_is_one_line_with_its_place(tmp_path, text, reason):
     [
         (["prices"], "give --model or --version"),
         (["prices", "--model", "x", "--at", "noon"], "expected an instant such as"),
+        (["prices", "--model", "x", "--api", "foo"], "'chat', 'fim', 'anthropic', 'responses'"),
+        (["verify", "--wait", "-1"], "--wait"),
         (["serve", "--workers", "many"], "not a valid integer"),
         (["serve", "--config", "/nowhere.toml"], "--config /nowhere.toml: cannot be read"),
         (["simulate", "--listen", "nonsense"], "--listen: expected HOST:PORT"),

@@ -38,6 +38,7 @@ def data_dir(folder, *numbers):
         (["--by", "version,team"], "--by: expected some of version, app, model, purpose, kind, day, hour; got 'team'"),
         (["--currency", "EUR"], "--currency: expected some of USD, CNY; got 'EUR'"),
         (["--decimals", "1"], "--decimals"),
+        (["--wait", "-1"], "--wait"),
         (["--format", "focus"], "--format"),
     ],
 )
