@@ -6,9 +6,14 @@ Rule 2: every value is frozen. Tokens are `int`; money is `int` nano-units (10^-
 Rule 3: the four kinds of token are disjoint. They add up to the total, so that every `sum()` over them is right.
 """
 
+import re
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+EXCHANGE_ID: Final = re.compile(r"[0-9a-f]{24}")
+"""What the id of an exchange looks like."""
 
 
 class Kind(StrEnum):

@@ -31,6 +31,7 @@ from proxy.pricing.fixed import fixed_costs
 from proxy.pricing.tariff import Seller, versions_on
 from proxy.pricing.versions import Routes
 from proxy.settings import DEFAULT_UPSTREAM, Settings, split_address
+from proxy.usage import EXCHANGE_ID
 
 SNAPSHOT_S: Final = 0.5
 """A snapshot may serve the scrapes of so long: several Prometheus servers cost Redis no more than one."""
@@ -155,9 +156,12 @@ class Console:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _record(self, request: web.Request) -> web.Response:
-        """One record; 202 while it is not yet applied (or was never made, or is too old to be kept one by one)."""
+        """One record; 202 while it is not yet applied (or was never made, or is too old to be kept one by one); 400 for no id."""
+        exchange_id = request.match_info["id"]
+        if not EXCHANGE_ID.fullmatch(exchange_id):
+            return _error(400, "no exchange has such an id; expected the 24 hex digits of an X-Meter-Exchange header")
         try:
-            record = await self._store.record(request.match_info["id"])
+            record = await self._store.record(exchange_id)
         except StoreUnavailableError as error:
             return _error(503, str(error))
         if record is None:

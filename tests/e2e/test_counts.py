@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import openai
 import pytest
-from e2e.stack import KEY, Proxy, Simulator, free_address, wait_until
+from e2e.stack import KEY, Proxy, Simulator, free_address, get, wait_until
 
 from proxy.ledger import embedded
 
@@ -136,6 +136,16 @@ def test_an_external_redis_gives_the_same_numbers(simulator, start_proxy, extern
     assert billed(simulator) == counted(proxy)
     assert "pass-word" not in proxy.output
     assert not (proxy.folder / "data" / "redis").exists()
+
+
+def test_only_what_may_be_an_exchange_is_waited_for(simulator, start_proxy):
+    """A well-formed id may be applied any moment; anything else never will, and whoever mistyped it is told."""
+    proxy = start_proxy(simulator.url)
+
+    assert get(f"{proxy.console_url}/api/records/{'0a' * 12}")[0] == 202
+    for nonsense in ("xyz", "0a" * 11, "0a" * 13, "0A" * 12, "0a" * 11 + "0g", "0a" * 12 + "%0A"):
+        status, body = get(f"{proxy.console_url}/api/records/{nonsense}")
+        assert (status, nonsense in body.decode()) == (400, False)
 
 
 def test_exchanges_say_who_they_were_and_can_be_looked_up(simulator, start_proxy):
