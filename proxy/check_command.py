@@ -14,7 +14,7 @@ from proxy.gateway_process import open_store
 from proxy.installation import store_url
 from proxy.ledger.tally import DAY_S, cell_of, rollup_hash
 from proxy.pricing.catalog import Catalog, overdue
-from proxy.settings import KeysSettings, Settings
+from proxy.settings import KeysSettings, Settings, are_one_place, split_address
 from proxy.upstreams import Keys, missing_keys
 
 ANNOUNCED_IN_MONTH: Final = 11
@@ -92,7 +92,18 @@ def settings_to_look_at(settings: Settings, catalog: Catalog, keys: Keys) -> lis
         for name in catalog.own_sheets
         if name not in upstreams
     ]
-    return found + missing_keys(settings, keys) + _without_effect(settings) + _idle_budgets(settings, named)
+    found += missing_keys(settings, keys) + _without_effect(settings) + _idle_budgets(settings, named)
+    return found + _same_address(settings)
+
+
+def _same_address(settings: Settings) -> list[str]:
+    """That the two ports are one, which only one of them can have. Raises SettingsError for what is no address."""
+    gateway, console = settings.gateway.listen, settings.console.listen
+    if not are_one_place(split_address(gateway, "[gateway] listen"), split_address(console, "[console] listen")):
+        return []
+    return [
+        f"settings: [gateway] listen = {gateway!r}, [console] listen = {console!r}: both want one port; give them two"
+    ]
 
 
 def _idle_budgets(settings: Settings, versions: set[str]) -> list[str]:

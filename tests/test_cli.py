@@ -209,6 +209,19 @@ def test_check_names_what_cannot_do_what_it_is_there_for(tmp_path):
         assert word in found.output
 
 
+def test_check_says_that_two_ports_are_one(tmp_path):
+    """`serve` would end with it; what is no address at all is wrong usage."""
+
+    def checked(console):
+        (tmp_path / "meter.toml").write_text(f'[gateway]\nlisten = "0.0.0.0:8400"\n[console]\nlisten = "{console}"\n')
+        return run("check", "--config", str(tmp_path / "meter.toml"), "--data-dir", str(tmp_path / "data"))
+
+    assert checked("127.0.0.1:8400").exit_code == 1
+    assert "both want one port" in checked("127.0.0.1:8400").output
+    assert "both want one port" not in checked("127.0.0.1:8401").output
+    assert checked("nowhere").exit_code == 2
+
+
 def test_deepseeks_key_in_the_environment_is_for_deepseek_alone():
     """Not for a simulator, nor for another host: it lies about in many environments."""
     environment = {"DEEPSEEK_API_KEY": "sk-not-a-key"}

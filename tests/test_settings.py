@@ -7,6 +7,7 @@ from proxy.child import ConsoleOrders, GatewayOrders
 from proxy.errors import SettingsError
 from proxy.settings import (
     Settings,
+    are_one_place,
     is_loopback,
     load_settings,
     setting_rows,
@@ -266,6 +267,27 @@ def test_what_is_no_address_names_its_setting(address):
 def test_loopback(host, only_here):
     """Only what this machine alone can reach."""
     assert only_here == is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("127.0.0.1:8400", "127.0.0.1:8400", True),
+        ("127.0.0.1:8400", "localhost:8400", True),
+        ("127.0.0.1:8400", "0.0.0.0:8400", True),
+        ("0.0.0.0:8400", "10.0.0.1:8400", True),
+        ("[::]:8400", "[::1]:8400", True),
+        ("127.0.0.1:8400", "127.0.0.1:8401", False),
+        ("127.0.0.1:8400", "127.0.0.2:8400", False),
+        ("0.0.0.0:8400", "[::1]:8400", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+    ],
+)
+def test_two_addresses_are_one_where_nobody_can_listen_at_both(one, other, are_one):
+    """Port 0 is any that is free, and the two families of addresses are not in each other's way."""
+    places = split_address(one, "one"), split_address(other, "other")
+
+    assert are_one_place(*places) is are_one_place(*reversed(places)) is are_one
 
 
 @given(text=st.text(max_size=30))

@@ -1,6 +1,6 @@
 """Settings as one typed table: what there is (`sections`), where it comes from (`loading`), and addresses in it."""
 
-from proxy.settings.addresses import is_loopback, split_address, without_credentials
+from proxy.settings.addresses import are_one_place, is_loopback, split_address, without_credentials
 from proxy.settings.loading import (
     ENVIRONMENT_PREFIX,
     SettingRow,
@@ -46,6 +46,7 @@ __all__ = [
     "StoreSettings",
     "UpstreamSettings",
     "VersionSettings",
+    "are_one_place",
     "is_loopback",
     "load_settings",
     "setting_rows",

@@ -31,6 +31,18 @@ def split_address(address: str, setting: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def are_one_place(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """True where nobody can listen at both: the same port, and the same host or one that stands for all of its family."""
+    (host, port), (other_host, other_port) = one, other
+    if port != other_port or not port or (":" in host) != (":" in other_host):
+        return False
+    return _numeric(host) == _numeric(other_host) or bool({"0.0.0.0", "::"} & {host, other_host})  # noqa: S104 - compared
+
+
+def _numeric(host: str) -> str:
+    return "127.0.0.1" if host == "localhost" else host
+
+
 def is_loopback(host: str) -> bool:
     """True for an address only this machine can reach."""
     if host == "localhost":
