@@ -13,6 +13,7 @@ from proxy.errors import MeterError
 from proxy.gateway_process import open_store
 from proxy.installation import store_url
 from proxy.ledger.tally import DAY_S, cell_of, rollup_hash
+from proxy.pricing.budgets import leaves_out_a_purpose
 from proxy.pricing.catalog import Catalog, overdue
 from proxy.settings import KeysSettings, Settings, are_one_place, split_address
 from proxy.upstreams import Keys, missing_keys
@@ -107,7 +108,7 @@ def _same_address(settings: Settings) -> list[str]:
 
 
 def _idle_budgets(settings: Settings, versions: set[str]) -> list[str]:
-    """Budgets in which no exchange can count: a limit that holds nothing says nothing either."""
+    """Budgets in which no exchange can count, or none has to: a limit that holds nothing says nothing either."""
     managed = settings.gateway.mode == "managed"
     payers = set(settings.apps_by_key().values())
     found = []
@@ -121,6 +122,11 @@ def _idle_budgets(settings: Settings, versions: set[str]) -> list[str]:
             found.append(
                 f"{told} app = {budget.app!r}: in passthrough mode a budget that refuses goes by the key, and no [apps] with "
                 "keys has this name; docs/budgets.md"
+            )
+        if budget.action == "refuse" and not managed and leaves_out_a_purpose(budget.purpose):
+            found.append(
+                f"{told} purpose = {budget.purpose!r}: in passthrough mode a client says its purpose itself (X-Meter-Purpose), "
+                "and one that says another is not refused; docs/budgets.md"
             )
     return found
 

@@ -1,8 +1,10 @@
-"""What `check` says of client keys in managed mode: none at all, ones that open nothing, ones that end soon."""
+"""What `check` says of client keys in managed mode: none at all, ones that open nothing, ones that end soon, ones that a budget does not hold."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from proxy.child import journals_dir
 from proxy.errors import MeterError
@@ -10,9 +12,11 @@ from proxy.gateway.keys import secret_name
 from proxy.hash_secret import hash_secret
 from proxy.keys_command import known_keys, unknown_budgets
 from proxy.ledger.client_keys import NOTHING, ClientKey, Known, fits
+from proxy.pricing.budgets import Budget, Whose, budgets_of, leaves_out_a_purpose
 from proxy.pricing.catalog import Catalog
 from proxy.settings import Settings
 from proxy.upstreams import routes_of
+from proxy.usage import Purpose
 
 SOON_S: Final = 14 * 86400.0
 
@@ -22,12 +26,13 @@ def key_lines(settings: Settings, catalog: Catalog, now_s: float) -> list[str]:
     if settings.gateway.mode == "passthrough":
         return []
     if not settings.store.redis_url and not journals_dir(settings).is_dir():
-        return keys_to_look_at(NOTHING, "", (), now_s)  # nothing was ever started here
+        nobody = keys_to_look_at(NOTHING, "", (), now_s)  # nothing was ever started here
+        return [*nobody, *_ways_out(settings, [])]
     try:
         known, untold = known_keys(settings)
         secret = secret_name(hash_secret(settings)) if _has_secret(settings) else ""
     except (MeterError, OSError) as error:
-        return [f"keys: they could not be asked for: {error}"]
+        return [f"keys: they could not be asked for: {error}", *_ways_out(settings, [])]
     named = {version for versions in routes_of(settings).values() for version in versions.values()}
     lines = keys_to_look_at(known, secret, {*catalog.versions, *named}, now_s)
     lines += [
@@ -35,6 +40,7 @@ def key_lines(settings: Settings, catalog: Catalog, now_s: float) -> list[str]:
         for key in known.active(now_s)
         for name in unknown_budgets(settings, key)
     ]
+    lines += _ways_out(settings, known.active(now_s))
     return [f"keys: {untold}; what follows is what the data dir knows", *lines] if untold else lines
 
 
@@ -46,6 +52,28 @@ def keys_to_look_at(known: Known, secret: str, versions: Iterable[str], now_s: f
             "keys: managed mode, and no client key that opens anything: `deepseek-meter keys add --app NAME` makes one"
         ]
     return [line for key in active for line in _of(key, secret, set(versions), now_s)]
+
+
+def _ways_out(settings: Settings, active: Sequence[ClientKey]) -> Iterator[str]:
+    """Refusing budgets of a purpose, and the keys that may state another; without keys to look at, the rule alone."""
+    for budget in budgets_of(settings):
+        if not budget.refuses or not leaves_out_a_purpose(budget.purpose):
+            continue
+        found = ", ".join(f"{key.id} of {key.app}" for key in active if _may_leave(budget, key))
+        if found or not active:
+            yield (
+                f"settings: [[budgets]] {budget.name}: purpose = {budget.purpose!r}: a budget that refuses holds only for keys "
+                f"made with --purposes that all fit it{'; not for ' if found else ''}{found}; docs/budgets.md"
+            )
+
+
+def _may_leave(budget: Budget, key: ClientKey) -> bool:
+    """True for a key that counts in a budget with one of its purposes and not with another, whatever it asks for."""
+    anything = msgspec.structs.replace(budget, version="*", model="*")
+    counts = {
+        anything.is_for(Whose(key.app, key.app, "", "", purpose, key.budgets)) for purpose in key.purposes or Purpose
+    }
+    return len(counts) > 1
 
 
 def _of(key: ClientKey, secret: str, versions: set[str], now_s: float) -> Iterable[str]:

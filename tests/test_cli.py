@@ -241,6 +241,9 @@ def test_deepseeks_key_in_the_environment_is_for_deepseek_alone():
         ('app = "key-0123456789"\naction = "refuse"', None),
         ('app = "team-a"', None),
         ('action = "refuse"', None),
+        ('purpose = "validation"\naction = "refuse"', "X-Meter-Purpose"),
+        ('purpose = "*"\naction = "refuse"', None),
+        ('purpose = "validation"', None),
     ],
 )
 def test_check_names_a_budget_that_holds_nothing(tmp_path, said, word):

@@ -207,6 +207,58 @@ def test_check_asks_the_installation(keys, tmp_path):
     assert secret_name(b"another") != secret_name(hash_secret(managed))
 
 
+REFUSING = """[gateway]
+mode = "managed"
+[[budgets]]
+name = "checks"
+limit = 5
+app = "team-*"
+model = "deepseek-flash"
+purpose = "validation"
+action = "refuse"
+"""
+
+
+def way_out(settings):
+    return [line for line in key_lines(settings, catalog_with(""), 1.0) if "[[budgets]] checks" in line]
+
+
+def test_check_names_the_keys_that_leave_a_budget_by_their_purpose(keys, tmp_path):
+    """Who may state another purpose is not held by a refusing budget of one; nor is anybody else's key in it."""
+    made = {
+        options: keys("add", "--app", *options.split()).stdout.split("_")[1]
+        for options in (
+            "team-a",
+            "team-b --purposes validation",
+            "team-c --purposes validation,shadow",
+            "team-d --purposes shadow,production",
+            "other",
+        )
+    }
+    (line,) = way_out(settings_in(tmp_path, REFUSING))
+
+    assert {options for options, key_id in made.items() if key_id in line} == {
+        "team-a",
+        "team-c --purposes validation,shadow",
+    }
+    assert way_out(settings_in(tmp_path, REFUSING.replace('"validation"', '"*"'))) == []
+    assert way_out(settings_in(tmp_path, REFUSING.replace('"refuse"', '"alert"'))) == []
+
+
+def test_check_says_whom_a_budget_of_a_purpose_holds_before_there_are_keys(tmp_path):
+    """The first key is the one that has to be made in the right way."""
+    (line,) = way_out(settings_in(tmp_path, REFUSING))
+
+    assert "holds only for keys made with --purposes" in line
+
+
+def test_a_budget_of_a_purpose_is_fine_with_keys_of_that_purpose(keys, tmp_path):
+    """Nothing is left to look at."""
+    keys("add", "--app", "team-a", "--purposes", "validation")
+
+    assert way_out(settings_in(tmp_path, REFUSING)) == []
+
+
 def test_check_names_settings_without_effect(tmp_path):
     """What is set for the mode that is not in force."""
     (tmp_path / "meter.toml").write_text('[gateway]\nopen_paths = ["/files*"]\n[keys]\non_store_down = "refuse"\n')

@@ -113,6 +113,11 @@ class Budget(msgspec.Struct, frozen=True):
         return int(at_s) - (3 * self.rolling_s if self.rolling_s else _KEPT_S[self.period])
 
 
+def leaves_out_a_purpose(pattern: str) -> bool:
+    """True where an exchange escapes the pattern of a budget by stating another purpose."""
+    return not all(_fits(purpose, pattern) for purpose in Purpose)
+
+
 def _fits(name: str, pattern: str) -> bool:
     """`*` and `?` stand for others; a bracket, which names may hold, for itself."""
     return pattern == "*" or fnmatchcase(name, pattern.replace("[", "[[]"))
