@@ -360,6 +360,29 @@ def test_upstreams_that_cannot_stand_side_by_side(text, word):
         load_settings(toml_text=text)
 
 
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ('period = "month"\nrolling_hours = 24', "expected one of period and rolling_hours"),
+        ('time_zone = "UTC"\nrolling_hours = 24', "no time zone"),
+        ('reserve = "worst_case"', 'of budgets with action = "refuse"'),
+    ],
+)
+def test_a_budget_that_says_what_would_be_passed_over_is_refused_by_its_name(said, word):
+    """Else somebody reads a limit per month in the file, and another one holds."""
+    with pytest.raises(SettingsError) as error:
+        load_settings(toml_text=f'[[budgets]]\nname = "nightly"\nlimit = 1\n{said}\n')
+
+    assert "[[budgets]] nightly: " in str(error.value)
+    assert word in str(error.value)
+
+
+@pytest.mark.parametrize("said", ["", 'period = "week"\ntime_zone = "UTC"', "rolling_hours = 24"])
+def test_a_budget_has_a_period_or_a_rolling_length_or_neither(said):
+    """Each of the three is said in docs/budgets.md."""
+    assert load_settings(toml_text=f'[[budgets]]\nname = "b"\nlimit = 1\n{said}\n').budgets[0].name == "b"
+
+
 def test_upstreams_that_can():
     """Another host may take the clients' keys, if the default does not; in managed mode each may have its own."""
     other = UPSTREAM.format(name="a", model="m*")

@@ -22,6 +22,9 @@ ROLLING_BUCKETS: Final = 60
 NANO: Final = 1_000_000_000
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
+_PERIOD: Final = "month"
+"""Of a budget that says neither a period nor a rolling length."""
+
 _KEPT_S: Final = {"hour": 14 * DAY_S, "day": 400 * DAY_S, "week": 800 * DAY_S, "month": 4000 * DAY_S}
 
 
@@ -61,7 +64,7 @@ class Budget(msgspec.Struct, frozen=True):
     name: str
     limit_nanos: int
     currency: str
-    period: str = "month"
+    period: str = _PERIOD
     zone: str = "UTC"
     rolling_s: int = 0
     app: str = "*"
@@ -137,7 +140,7 @@ def _budget(one: BudgetSettings, settings: Settings) -> Budget:
         name=one.name,
         limit_nanos=round(one.limit * NANO),
         currency=settings.pricing.billing_currency,
-        period=one.period,
+        period=one.period or _PERIOD,
         zone=zone,
         rolling_s=0 if one.rolling_hours is None else round(one.rolling_hours * HOUR_S),
         app=one.app,

@@ -104,6 +104,8 @@ def _budget_problems(settings: Settings) -> Iterator[str]:
         if budget.name in names:
             yield f"[[budgets]] name: there is a budget {budget.name} already"
         names.add(budget.name)
+        if budget.rolling_hours is not None and budget.period:
+            yield f"[[budgets]] {budget.name}: expected one of period and rolling_hours; a rolling budget has no period"
         if budget.rolling_hours is not None and budget.time_zone:
             yield f"[[budgets]] {budget.name}: a rolling budget has no time zone"
         if budget.action == "alert" and (budget.reserve, budget.on_store_down) != ("likely", "allow"):

@@ -54,7 +54,7 @@ class AppSettings(Section, frozen=True):
 class BudgetSettings(Section, frozen=True):
     """A budget, `[[budgets]]`: so much money of `[pricing] billing_currency` per period, for whom the patterns say.
 
-    `rolling_hours` takes the place of the calendar `period`. `for_keys` counts only the exchanges of client keys that name
+    `rolling_hours` takes the place of the calendar `period`; without either it is the month. `for_keys` counts only the exchanges of client keys that name
     the budget. `action = "refuse"` holds the limit before an exchange begins, `alert` only
     shows it. `reserve` says what is held back for an exchange under way: what it is likely to cost, or the most it can. `on_store_down`
     says what becomes of exchanges whose budget cannot be asked for.
@@ -62,7 +62,7 @@ class BudgetSettings(Section, frozen=True):
 
     name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     limit: Annotated[float, Meta(gt=0, le=1_000_000)]
-    period: Literal["hour", "day", "week", "month"] = "month"
+    period: Literal["hour", "day", "week", "month"] | None = None
     time_zone: str = ""
     rolling_hours: Annotated[float, Meta(ge=1 / 60, le=24 * 90)] | None = None
     app: Annotated[str, Meta(min_length=1, max_length=128)] = "*"

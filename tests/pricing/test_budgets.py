@@ -208,6 +208,13 @@ def test_settings_become_budgets_in_nano_units():
     assert (found[0].limit_nanos, found[0].rolling_s, found[0].refuses) == (100_000_000, 5400, True)
 
 
+def test_a_budget_that_says_no_period_is_of_the_month():
+    """As docs/budgets.md says."""
+    (found,) = budgets_of(Settings(budgets=(BudgetSettings(name="b", limit=1),)))
+
+    assert (found.period, found.rolling_s) == ("month", 0)
+
+
 def test_a_zone_that_is_none_is_an_error_with_the_budget_s_name():
     with pytest.raises(SettingsError, match=r"\[\[budgets\]\] b: time_zone"):
         budgets_of(Settings(budgets=(BudgetSettings(name="b", limit=1, time_zone="Asia/Beijin"),)))
