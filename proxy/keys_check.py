@@ -38,7 +38,7 @@ def key_lines(settings: Settings, catalog: Catalog, now_s: float) -> list[str]:
     lines += [
         f"keys: {key.id} of {key.app} names the budget {name}, and there is none of that name with for_keys = true"
         for key in known.active(now_s)
-        for name in unknown_budgets(settings, key)
+        for name in unknown_budgets(settings, key.budgets)
     ]
     lines += _ways_out(settings, known.active(now_s))
     return [f"keys: {untold}; what follows is what the data dir knows", *lines] if untold else lines

@@ -39,9 +39,17 @@ def _installation_options(command: Callable[P, None]) -> Callable[P, None]:
     return command
 
 
-def _names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """Names that are separated by commas."""
-    return tuple(name.strip() for name in value.split(",")) if value else ()
+def _said(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    """What was said, or nothing. An option with nothing in it is an unset variable of a shell, and no key without limits."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty; leave the option out for a key without that limit")
+    return value or ""
+
+
+def _names(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """Names that are separated by commas, each once."""
+    said = _said(context, parameter, value)
+    return tuple(dict.fromkeys(name.strip() for name in said.split(","))) if said else ()
 
 
 @keys.command(epilog="Example: deepseek-meter keys add --app team-a --models 'deepseek-*' --expires 90d --rpm 600")
@@ -51,7 +59,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--versions", callback=_names, help="Versions that may answer, in the same way.  [default: all]")
 @click.option("--purposes", callback=_names, help="production, validation, shadow; the first is the default.")
 @click.option("--budgets", callback=_names, help="Names of budgets with for_keys = true that it counts in, by commas.")
-@click.option("--expires", default="", help="When it ends, e.g. 90d, 12h, 4w.  [default: never]")
+@click.option("--expires", callback=_said, help="When it ends, e.g. 90d, 12h, 4w.  [default: never]")
 @click.option("--rpm", type=click.IntRange(1, keys_command.MOST_PER_MINUTE), help="Requests in any 60 seconds.")
 @click.option("--concurrent", type=click.IntRange(1), help="Exchanges at a time.")
 @click.option("--note", default="", help="A word for whoever reads the list.")
@@ -71,8 +79,6 @@ def add(
     made = keys_command.add(settings, wish, time.time(), secrets.randbelow)
     click.echo(made.text)
     click.echo(f"key {made.key.id} of {made.key.app}: keep it now, it is not shown again", err=True)
-    for name in keys_command.unknown_budgets(settings, made.key):
-        click.echo(f"there is no [[budgets]] {name} with for_keys = true in these settings: it holds nothing", err=True)
     if settings.gateway.mode != "managed":
         click.echo('client keys are asked for with [gateway] mode = "managed"; these settings say otherwise', err=True)
     _say_untold(made.untold)

@@ -6,7 +6,7 @@ away once it is back. A key itself is returned once, by `add`, and kept nowhere.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -63,6 +63,7 @@ class Added(NamedTuple):
 
 def add(settings: Settings, wanted: Wanted, now_s: float, draw: Callable[[int], int]) -> Added:
     """Make a key. Raises MeterError: nothing was made then."""
+    _check(settings, wanted)
     key_id, text = new_key(draw)
     key = _key(wanted, key_id, text, hash_secret(settings), now_s)
     untold = _change(settings, lambda _known: Known({key.id: key}), may_wait=False)
@@ -102,10 +103,14 @@ def rows(known: Known, now_s: float) -> list[dict[str, Any]]:
     return made + [{"id": key_id, "state": "revoked", "revoked": _date(known.revoked[key_id])} for key_id in strangers]
 
 
-def unknown_budgets(settings: Settings, key: ClientKey) -> list[str]:
-    """The budgets a key names that these settings have not, or not for keys."""
-    there_are = {budget.name for budget in settings.budgets if budget.for_keys}
-    return [name for name in key.budgets if name not in there_are]
+def unknown_budgets(settings: Settings, names: Iterable[str]) -> list[str]:
+    """The budgets among those a key names that these settings have not, or not for keys."""
+    there_are = _for_keys(settings)
+    return [name for name in names if name not in there_are]
+
+
+def _for_keys(settings: Settings) -> list[str]:
+    return [budget.name for budget in settings.budgets if budget.for_keys]
 
 
 def span_s(text: str) -> float:
@@ -116,13 +121,25 @@ def span_s(text: str) -> float:
     return float(int(found[1]) * _UNITS_S[found[2]])
 
 
-def _key(wanted: Wanted, key_id: str, text: str, secret: bytes, now_s: float) -> ClientKey:
+def _check(settings: Settings, wanted: Wanted) -> None:
+    """Raises SettingsError for names that are none, and for what would be a key without the limit that was asked for."""
     names = (wanted.app, *wanted.models, *wanted.versions, *wanted.budgets)
     for name in names:
         if not name or label_of(name) != name:
             raise SettingsError("expected names of at most 128 printable characters, without spaces around them")
     if strange := set(wanted.purposes) - set(Purpose):
         raise SettingsError(f"--purposes: expected {', '.join(Purpose)}; got {', '.join(sorted(strange))}")
+    if unknown := unknown_budgets(settings, wanted.budgets):
+        there_are = ", ".join(_for_keys(settings)) or "there is none at all"
+        raise SettingsError(
+            f"--budgets: these settings have no [[budgets]] {', '.join(unknown)} with for_keys = true; expected: {there_are}"
+        )
+    if wanted.expires:
+        span_s(wanted.expires)
+
+
+def _key(wanted: Wanted, key_id: str, text: str, secret: bytes, now_s: float) -> ClientKey:
+    """What is kept of a key, by what was checked before."""
     return ClientKey(
         id=key_id,
         app=wanted.app,

@@ -35,12 +35,35 @@ def listed(keys):
     return json.loads(keys("list", "--format", "json").stdout)
 
 
-def test_a_key_is_made_shown_once_listed_and_revoked(keys, tmp_path):
+BUDGETS = """
+[[budgets]]
+name = "team-a"
+limit = 5
+for_keys = true
+[[budgets]]
+name = "all"
+limit = 5
+for_keys = true
+[[budgets]]
+name = "everybody"
+limit = 5
+"""
+
+
+@pytest.fixture
+def budgets(tmp_path_factory):
+    """The options that name a settings file with two budgets for keys, and one that is not."""
+    file = tmp_path_factory.mktemp("settings") / "meter.toml"
+    file.write_text(BUDGETS)
+    return ("--config", str(file))
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(keys, budgets, tmp_path):
     """Before the first start. What is kept recognises it, and does not have it."""
     made = keys(
         "add", "--app", "team-a", "--models", "deepseek-flash,deepseek-v4-*", "--versions", "DeepSeek-V4-*",
         "--purposes", "validation,shadow", "--expires", "90d", "--rpm", "600", "--concurrent", "8",
-        "--budgets", "team-a,all", "--note", "of the nightly run",
+        "--budgets", "team-a,all", "--note", "of the nightly run", *budgets,
     )  # fmt: skip
     text = made.stdout.strip()
     assert made.exit_code == 0, made.output
@@ -91,6 +114,49 @@ def test_what_cannot_be_done_says_why(keys, arguments, code, word):
     assert word in result.output
     assert "Traceback" not in result.output
     assert listed(keys) == []
+
+
+@pytest.mark.parametrize("option", ["--models", "--versions", "--purposes", "--budgets", "--expires"])
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_an_option_with_nothing_in_it_makes_no_key(tmp_path, option, nothing):
+    """It is a variable of a shell that is not set; a key without that limit is made by leaving the option out."""
+    place = tmp_path / "data"
+    result = CliRunner().invoke(main, ["keys", "add", "--app", "a", option, nothing, "--data-dir", str(place)])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert option in result.stderr
+    assert "empty" in result.stderr
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("name", ["team-b", "everybody", "team-a,team-b"])
+def test_a_budget_that_would_not_hold_the_key_makes_no_key(tmp_path, budgets, name):
+    """One that there is not, or that is not for keys: the key would work, without the limit."""
+    place = tmp_path / "data"
+    options = ["--app", "a", "--budgets", name, "--data-dir", str(place), *budgets]
+    result = CliRunner().invoke(main, ["keys", "add", *options])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"no [[budgets]] {name.removeprefix('team-a,')} with for_keys = true; expected: team-a, all" in result.stderr
+    assert not place.exists()
+
+
+def test_without_budgets_for_keys_that_is_what_is_said(keys):
+    result = keys("add", "--app", "a", "--budgets", "team-a")
+
+    assert result.exit_code == 2
+    assert "there is none at all" in result.stderr
+
+
+def test_what_is_said_twice_is_kept_once(keys, budgets):
+    """In the order in which it was said first."""
+    said = ["--purposes", "shadow,validation,shadow", "--models", "m,m", "--versions", "v,w,v", "--budgets", "all,all"]
+    made = keys("add", "--app", "a", *said, *budgets)
+    (row,) = listed(keys)
+
+    assert made.exit_code == 0, made.output
+    assert (row["purposes"], row["models"], row["versions"]) == (["shadow", "validation"], ["m"], ["v", "w"])
+    assert row["budgets"] == ["all"]
 
 
 def test_what_was_done_is_in_the_audit_trail(keys, tmp_path):
