@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, ParamSpec
 
 import click
@@ -76,9 +77,11 @@ def add(
     """Make a client key and show it, once: the key alone on standard output, the rest on standard error."""
     settings = _installation(config, redis, data_dir)
     wish = keys_command.Wanted(**wanted)._replace(requests_per_minute=rpm or 0, concurrent=concurrent or 0)
+    is_new = not keys_command.is_installation(settings)
     made = keys_command.add(settings, wish, time.time(), secrets.randbelow)
     click.echo(made.text)
     click.echo(f"key {made.key.id} of {made.key.app}: keep it now, it is not shown again", err=True)
+    _say_new(settings, is_new=is_new)
     if settings.gateway.mode != "managed":
         click.echo('client keys are asked for with [gateway] mode = "managed"; these settings say otherwise', err=True)
     _say_untold(made.untold)
@@ -107,8 +110,11 @@ def list_keys(*, config: str | None, redis: str | None, data_dir: str | None, ou
 @guarded
 def revoke(*, config: str | None, redis: str | None, data_dir: str | None, key_id: str) -> None:
     """Revoke a client key for good: within two seconds no worker lets it in. Exchanges under way go on."""
-    revoked, untold = keys_command.revoke(_installation(config, redis, data_dir), key_id, time.time())
+    settings = _installation(config, redis, data_dir)
+    is_new = not keys_command.is_installation(settings)
+    revoked, untold = keys_command.revoke(settings, key_id, time.time())
     click.echo(f"key {revoked} is revoked")
+    _say_new(settings, is_new=is_new)
     _say_untold(untold)
 
 
@@ -118,6 +124,13 @@ def _installation(config: str | None, redis: str | None, data_dir: str | None) -
         msgspec.structs.replace(settings.log, level="error")
     )  # what is news to a worker is asked for here
     return settings
+
+
+def _say_new(settings: Settings, *, is_new: bool) -> None:
+    """A relative path and another working directory make a data dir that nobody serves from: it is not to go unseen."""
+    if is_new:
+        place = Path(settings.store.data_dir).resolve()
+        click.echo(f"made a new data dir: {place} had no installation in it", err=True)
 
 
 def _say_untold(untold: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from proxy.child import journals_dir
 from proxy.client_keys import ring_of
 from proxy.errors import MeterError, SettingsError, StoreUnavailableError
 from proxy.gateway.client_keys import id_of, new_key
@@ -23,7 +24,7 @@ from proxy.hash_secret import hash_secret
 from proxy.installation import audit_of, store_url
 from proxy.ledger.audit import Action
 from proxy.ledger.client_keys import ClientKey, Known
-from proxy.ledger.key_files import KeyFiles
+from proxy.ledger.key_files import FOLDER, KeyFiles
 from proxy.ledger.key_ring import KeyRing
 from proxy.settings import Settings
 from proxy.usage import Purpose
@@ -79,6 +80,7 @@ def revoke(settings: Settings, which: str, now_s: float) -> tuple[str, str]:
     key_id = id_of(which)
     if key_id is None:
         raise SettingsError("expected the id of a key, as `keys list` shows it")
+    _expect_installation(settings)
 
     def change(known: Known | None) -> Known:
         if known is not None and key_id not in known.keys and key_id not in known.revoked:
@@ -91,9 +93,18 @@ def revoke(settings: Settings, which: str, now_s: float) -> tuple[str, str]:
 
 
 def known_keys(settings: Settings) -> tuple[Known, str]:
-    """All keys, and what kept us from asking the store; what the data dir knows is there in any case. Writes nothing there."""
+    """All keys, and what kept us from asking the store; what the data dir knows is there in any case. Writes nothing there.
+
+    Raises MeterError where there is no installation.
+    """
+    _expect_installation(settings)
     with store_url(settings) as url:
         return asyncio.run(_read(settings, url))
+
+
+def is_installation(settings: Settings) -> bool:
+    """True where the data dir is one that was served from, or in which keys were made before the first start."""
+    return journals_dir(settings).is_dir() or (Path(settings.store.data_dir) / FOLDER).is_dir()
 
 
 def rows(known: Known, now_s: float) -> list[dict[str, Any]]:
@@ -119,6 +130,13 @@ def span_s(text: str) -> float:
     if found is None or not int(found[1]):
         raise SettingsError(f"--expires: expected a span such as 90d, 12h or 4w, got {text!r}")
     return float(int(found[1]) * _UNITS_S[found[2]])
+
+
+def _expect_installation(settings: Settings) -> None:
+    """Raises MeterError where a look would make an installation: a mistaken path, and no store but the one within it."""
+    if not settings.store.redis_url and not is_installation(settings):
+        place = Path(settings.store.data_dir).resolve()
+        raise MeterError(f"[store] data_dir {place}: there is no installation; is it the right one?")
 
 
 def _check(settings: Settings, wanted: Wanted) -> None:

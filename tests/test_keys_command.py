@@ -16,6 +16,7 @@ from proxy.keys_command import known_keys, span_s
 from proxy.ledger.audit import audit_key
 from proxy.ledger.audit_file import AuditFile
 from proxy.ledger.client_keys import NOTHING, ClientKey, Known
+from proxy.ledger.key_files import KeyFiles
 from proxy.settings import load_settings
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -106,8 +107,9 @@ def test_a_key_is_made_shown_once_listed_and_revoked(keys, budgets, tmp_path):
         (["list", "--redis", NOWHERE], 1, "data dir knows"),
     ],
 )
-def test_what_cannot_be_done_says_why(keys, arguments, code, word):
+def test_what_cannot_be_done_says_why(keys, tmp_path, arguments, code, word):
     """And leaves nothing behind."""
+    (tmp_path / "journals").mkdir()
     result = keys(*arguments)
 
     assert result.exit_code == code
@@ -181,6 +183,48 @@ def test_a_revocation_needs_no_redis(keys):
     assert result.exit_code == 1
     assert "once Redis is back" in result.output
     assert listed(keys)[0]["state"] == "revoked"
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--format", "json"], ["revoke", "00000000"]])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_data_dir_without_an_installation_is_said_to_be_none(tmp_path, arguments, is_there):
+    """A mistaken path is no place for a new installation, and an empty list would look like an answer."""
+    place = tmp_path / "none"
+    if is_there:
+        place.mkdir()
+    result = CliRunner().invoke(main, ["keys", *arguments, "--data-dir", str(place)])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{place}: there is no installation; is it the right one?" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == (["none"] if is_there else [])
+
+
+def test_the_first_key_says_where_it_made_a_data_dir(tmp_path, monkeypatch):
+    """With its full path, once: a relative one counts from wherever the command was started."""
+    monkeypatch.chdir(tmp_path)
+    first, second = (CliRunner().invoke(main, ["keys", "add", "--app", "a", "--data-dir", "data"]) for _ in range(2))
+
+    assert first.exit_code == second.exit_code == 0
+    assert f"made a new data dir: {tmp_path / 'data'} " in first.stderr
+    assert "new data dir" not in second.stderr
+
+
+def test_keys_that_were_made_beside_another_redis_are_an_installation(tmp_path):
+    """There are no journals then; what the data dir knows is shown all the same."""
+    KeyFiles(tmp_path).note(Known({"aaaaaaaa": kept()}))
+    result = CliRunner().invoke(main, ["keys", "list", "--data-dir", str(tmp_path)])
+
+    assert result.exit_code == 0
+    assert "aaaaaaaa" in result.stdout
+
+
+def test_a_revocation_told_to_a_redis_alone_says_where_it_is_noted(tmp_path):
+    """It is urgent, and goes on without a data dir; the one it makes is not to go unseen."""
+    place = tmp_path / "data"
+    result = CliRunner().invoke(main, ["keys", "revoke", "aaaaaaaa", "--redis", NOWHERE, "--data-dir", str(place)])
+
+    assert "key aaaaaaaa is revoked" in result.stdout
+    assert f"made a new data dir: {place} " in result.stderr
 
 
 def test_listing_writes_nothing(tmp_path):
