@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from rich.console import Console as Terminal
-from rich.table import Table
 
+from proxy.command_options import print_lines, print_table
 from proxy.errors import MeterError, SettingsError
 from proxy.gateway_process import open_store
 from proxy.installation import audit_of, store_url
 from proxy.ledger.audit import Action, Head
 from proxy.ledger.audit_file import FOLDER, Audit, AuditFile
-from proxy.ledger.audit_proof import Proof, heads_in, proof
+from proxy.ledger.audit_proof import ChainProof, Proof, heads_in, proof
 from proxy.ledger.audit_stream import AuditShipper
 from proxy.ledger.verify import Refilled
 from proxy.settings import Settings
 
 LOOK_EVERY_S: Final = 0.5
+_WIDTH: Final = 160
+_HEADS: Final = ("chain", "entries", "pending", "logged heads", "of", "MACs", "head")
 SHOWN: Final = 20
 """Faults shown in a terminal: the first ones say where to look, and a chain that is gone has hundreds."""
 
@@ -67,15 +68,14 @@ def as_json(found: Proof) -> bytes:
 
 def show(found: Proof, *, heads_given: bool) -> None:
     """The table, every fault, and what the proof does not cover."""
-    table = Table("chain", "entries", "pending", "logged heads", "of", "MACs", "head", box=None)
-    for chain in found.chains:
-        owner, checked = "this data dir" if chain.here else "the stream only", "checked" if chain.checked else "-"
-        numbers = (chain.number, chain.pending, chain.heads)
-        table.add_row(chain.chain, *map(str, numbers), owner, checked, chain.mac[:16])
-    terminal = Terminal(width=160)
-    terminal.print(table)
-    for line in _lines(found, heads_given=heads_given):
-        terminal.print(line, highlight=False, markup=False)
+    print_table(_HEADS, [_row(chain) for chain in found.chains], _WIDTH)
+    print_lines(_lines(found, heads_given=heads_given), _WIDTH)
+
+
+def _row(chain: ChainProof) -> tuple[str, ...]:
+    owner, checked = "this data dir" if chain.here else "the stream only", "checked" if chain.checked else "-"
+    numbers = (chain.number, chain.pending, chain.heads)
+    return (chain.chain, *map(str, numbers), owner, checked, chain.mac[:16])
 
 
 def _lines(found: Proof, *, heads_given: bool) -> list[str]:

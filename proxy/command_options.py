@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any, Final, ParamSpec
@@ -10,6 +10,7 @@ from typing import Any, Final, ParamSpec
 import click
 from rich.console import Console as Terminal
 from rich.table import Table
+from rich.text import Text
 
 from proxy.errors import MeterError, SettingsError
 from proxy.settings import Settings, load_settings
@@ -50,9 +51,19 @@ def read_file(path: str, option: str) -> str:
         raise SettingsError(f"{option} {path}: cannot be read: {error}") from error
 
 
-def print_table(heads: tuple[str, ...], rows: list[tuple[str, ...]], width: int | None = None) -> None:
-    """Rows under their heads; without heads where all are empty. `width` in characters, else the terminal's."""
+def print_table(heads: tuple[str, ...], rows: Iterable[Sequence[str]], width: int | None = None) -> None:
+    """Rows under their heads; without heads where all are empty. `width` in characters, else the terminal's.
+
+    Cells stand there as they are: names and settings hold brackets and colons, which Rich takes for styles and pictures.
+    """
     table = Table(*heads, show_header=any(heads), box=None)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Terminal(width=width).print(table)
+
+
+def print_lines(lines: Iterable[str], width: int) -> None:
+    """Lines as they are, as `print_table` prints cells."""
+    terminal = Terminal(width=width)
+    for line in lines:
+        terminal.print(Text(line))

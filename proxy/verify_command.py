@@ -2,14 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from rich.console import Console as Terminal
-from rich.table import Table
 
 from proxy.catalog_files import catalog_with
 from proxy.child import journals_dir
+from proxy.command_options import print_lines, print_table
 from proxy.errors import MeterError
 from proxy.gateway_process import open_store, retention_of
 from proxy.installation import store_url
@@ -18,6 +18,7 @@ from proxy.settings import Settings
 from proxy.upstreams import naming
 
 LOOK_EVERY_S: Final = 0.5
+_WIDTH: Final = 160
 
 
 def compare(settings: Settings, *, refilling: bool, wait_s: float) -> tuple[Findings, list[Refilled]]:
@@ -66,17 +67,17 @@ async def _verify(settings: Settings, url: str, wait_s: float) -> Findings:
 
 def show(findings: Findings, refilled: list[Refilled]) -> None:
     """The table and what else there is to say."""
-    table = Table("journal", "last", "applied", "pending", "what is wrong", box=None)
-    for journal in findings.journals:
-        numbers = (journal.last, journal.applied, journal.pending)
-        table.add_row(journal.journal, *map(str, numbers), _wrong(journal))
-    terminal = Terminal(width=160)
-    terminal.print(table)
-    for one in refilled:
-        terminal.print(f"{one.journal}: {one.first} to {one.last} sent again", highlight=False)
+    heads = ("journal", "last", "applied", "pending", "what is wrong")
+    rows = [(one.journal, *map(str, (one.last, one.applied, one.pending)), _wrong(one)) for one in findings.journals]
+    print_table(heads, rows, _WIDTH)
+    print_lines(_lines(findings, refilled), _WIDTH)
+
+
+def _lines(findings: Findings, refilled: list[Refilled]) -> Iterator[str]:
+    yield from (f"{one.journal}: {one.first} to {one.last} sent again" for one in refilled)
     for name, difference in findings.totals_off.items():
-        terminal.print(f"totals: {name} differ by {difference:+,} from the sum over all journals", highlight=False)
-    terminal.print("fine" if findings.fine else "NOT fine", highlight=False)
+        yield f"totals: {name} differ by {difference:+,} from the sum over all journals"
+    yield "fine" if findings.fine else "NOT fine"
 
 
 def _wrong(journal: JournalFinding) -> str:

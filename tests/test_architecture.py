@@ -37,7 +37,7 @@ OWNERS = {
     "chinese_calendar": {"pricing.calendar"},
     "tiktoken": {"metering.tokenizer"},
     "click": {"cli", "command_options", "keys_cli", "report_cli"},
-    "rich": {"audit_command", "command_options", "report_table", "verify_command"},
+    "rich": {"command_options", "report_table"},
     "uvloop": {"gateway_process", "console_process", "demo_process"},
     "aiohttp": {
         "gateway.connection",

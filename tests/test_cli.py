@@ -5,7 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from proxy import audit_command, verify_command
 from proxy.cli import main
+from proxy.ledger.audit_proof import ChainProof, Fault, Proof
+from proxy.ledger.verify import Findings, JournalFinding, Refilled
 from proxy.settings import Settings, load_settings
 from proxy.upstreams import keys_of, upstream_keys
 
@@ -44,6 +47,42 @@ def test_prices_of_an_unknown_model_is_exit_1():
 
     assert result.exit_code == 1
     assert json.loads(result.output)["price_id"] is None
+
+
+@pytest.mark.parametrize("model", ["[/foo]", "[red]", "a[bold]b", ":smiley:"])
+def test_a_table_shows_what_was_said_as_it_was_said(model):
+    """Also what a terminal's library takes for a style, or for a picture."""
+    result = run("prices", "--model", model)
+
+    assert (result.exit_code, result.exception and type(result.exception)) == (1, SystemExit)
+    assert model in result.stdout
+    assert "[pricing] catalog_file" in " ".join(result.stdout.split())
+
+
+def test_verify_says_what_is_wrong_as_it_is(capsys):
+    """In the table and below it; the names are of files and measures."""
+    journal = JournalFinding("[/a]:smiley:", 9, 9, damaged="[journal] segment [/b]")
+    verify_command.show(Findings([journal], {"[red]": 3}), [Refilled("[/c]", 1, 2)])
+    shown = capsys.readouterr().out
+
+    for word in (
+        "[/a]:smiley:",
+        "[journal] segment [/b]",
+        "totals: [red] differ by +3",
+        "[/c]: 1 to 2 sent again",
+        "NOT",
+    ):
+        assert word in shown
+
+
+def test_verify_audit_says_what_is_wrong_as_it_is(capsys):
+    """The names of chains come out of files and Redis."""
+    chain = ChainProof("[/a]:smiley:", 3, "m" * 16, here=True, checked=True)
+    audit_command.show(Proof([chain], [Fault("file", "[/b]:smiley:", 2, "is [red]")]), heads_given=True)
+    shown = capsys.readouterr().out
+
+    for word in ("[/a]:smiley:", "[/b]:smiley:", "is [red]", "NOT fine"):
+        assert word in shown
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,16 @@ def test_a_budget_that_would_not_hold_the_key_makes_no_key(tmp_path, budgets, na
     assert not place.exists()
 
 
+@pytest.mark.parametrize("name", ["[/foo]", "[red]", ":smiley:"])
+def test_a_key_of_any_name_is_listed_by_it(keys, name):
+    """One that a terminal's library takes for a style made the list unusable for ever."""
+    keys("add", "--app", name, "--note", f"of {name}")
+    result = keys("list")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(name) == 2
+
+
 def test_without_budgets_for_keys_that_is_what_is_said(keys):
     result = keys("add", "--app", "a", "--budgets", "team-a")
 
