@@ -68,6 +68,41 @@ def test_a_rolling_window_is_never_shorter_than_what_was_asked_for_and_a_bucket_
     assert budget.kept_from_s(at_s) < window.start_s
 
 
+CHANGED = [
+    ({"period": "day"}, {"period": "week"}, set()),
+    ({"period": "day"}, {"period": "day", "zone": "Asia/Shanghai"}, set()),
+    ({"period": "day"}, {"rolling_s": 5 * HOUR_S}, set()),
+    ({"period": "month"}, {"period": "month", "app": "a", "refuses": True}, {"2026-11-01T00:00"}),
+    ({"period": "month"}, {"period": "day"}, {"2026-11-01T00:00"}),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), CHANGED)
+def test_a_budget_of_another_length_or_zone_begins_anew(before, after, kept):
+    """But for a start that both have: spend is kept by the starts of buckets, as docs/budgets.md says."""
+    old, new = (
+        {
+            Budget("b", 1, "USD", **said).bucket_at(local(at, "UTC")).start_s
+            for at in ("2026-11-24T13:37", "2026-11-01T13:37")
+        }
+        for said in (before, after)
+    )
+
+    assert old & new == {local(at, "UTC") for at in kept}
+
+
+def test_doubled_rolling_hours_go_on_with_every_other_step():
+    """The rest of what was spent before is not seen any more."""
+    at_s = int(local("2026-11-24T13:37", "UTC"))
+    once, twice = (Budget("b", 1, "USD", rolling_s=hours * HOUR_S) for hours in (24, 48))
+    steps = range(at_s - 12 * HOUR_S, at_s, once.width_s)
+    before = {once.bucket_at(step).start_s for step in steps}
+    after = {twice.bucket_at(step).start_s for step in steps}
+
+    assert len(before) == 30
+    assert len(before & after) == 15
+
+
 @pytest.mark.parametrize(
     ("zone", "day", "hours"),
     [

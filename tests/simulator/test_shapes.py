@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from simulator.running import chat, chunks, running, streamed
+from simulator.running import chat, chunks, quick, running, streamed
+
+from proxy.gateway.admission import ADDED_TOKENS
 
 RECORDINGS = Path(__file__).parents[3] / "shared" / "recordings"
 
@@ -194,6 +196,28 @@ def test_fill_in_the_middle_has_the_recorded_keys_and_usage_at_its_end():
     assert list(events[0]["choices"][0]) == ["text", "index", "logprobs", "finish_reason"]
     assert events[-1]["usage"]["completion_tokens"] == 6 == sum(bool(e["choices"][0]["text"]) for e in events)
     assert "completion_tokens_details" not in json.loads(answers[2][2])["usage"]
+
+
+LONG_PROMPTS = """
+[[models]]
+names = ["long-prompts"]
+served = "long-prompts"
+unpriced = true
+prompt_tokens = 5_000
+"""
+
+
+def test_a_prompt_may_be_billed_as_more_than_the_worst_case_of_its_bytes():
+    """Its size is the scenario's, whatever was sent: docs/budgets.md says that a worst case does not hold here."""
+    body = chat("long-prompts", max_tokens=1)
+
+    async def talk():
+        async with running(quick(LONG_PROMPTS)) as client:
+            return await client.post(body)
+
+    prompt = json.loads(asyncio.run(talk())[2])["usage"]["prompt_tokens"]
+
+    assert prompt > len(json.dumps(body)) + ADDED_TOKENS
 
 
 def test_models_and_balance():
