@@ -4,11 +4,13 @@ Rule 1: never two servers on the same files. Who starts one holds the lock of th
         live one found on its socket is taken over.
 Rule 2: it listens on a unix socket only its owner can open, on no port, and dies with the process that started it.
 Rule 3: it appends every write to a file (fsync once a second; the journal covers that second) and never evicts.
+Rule 4: files of Redis 7 are given to no older server: it would leave them aside and answer as if nothing had been counted.
 """
 
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +37,10 @@ LOAD_SECONDS: Final = 600.0
 """A large append-only file takes its time; the server answers meanwhile that it is loading."""
 
 STOP_SECONDS: Final = 15.0
+
+SINCE_APPENDONLYDIR: Final = 7
+"""The major version from which Redis keeps its append-only files in a folder, which older ones do not look into."""
+
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -118,6 +124,7 @@ def _start_child(
 ) -> "subprocess.Popen[bytes]":
     """Options on the command line, so that no file has to be kept in step; there is no secret among them."""
     _private_directory(directory)
+    _refuse_older(server, directory, environment)
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -140,6 +147,37 @@ def _start_child(
         start_new_session=True,  # a Ctrl-C is for us; we end it in our own order
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - the supervisor has one thread
     )
+
+
+def _refuse_older(server: str, directory: Path, environment: Mapping[str, str] | None) -> None:
+    """Raise StoreUnavailableError for a server that would not see what a newer one wrote, or whose version is unknown."""
+    newer = directory / "appendonlydir"
+    if not newer.exists():
+        return
+    told = _version_line(server, environment)
+    version = re.search(r" v=(\d+)[.\d]*", told)
+    if version is None or int(version[1]) < SINCE_APPENDONLYDIR:
+        raise StoreUnavailableError(
+            f"{newer} was written by Redis {SINCE_APPENDONLYDIR} or newer, and {server} is "
+            f"{f'version {version[0][3:]}' if version else 'of a version it does not tell'}: it would begin with no "
+            "totals at all; put the newer redis-server first on PATH, or give a running one with --redis"
+        )
+
+
+def _version_line(server: str, environment: Mapping[str, str] | None) -> str:
+    """`Redis server v=7.0.15 ...` or `Valkey server v=8...`; whatever else the program says, if anything."""
+    try:
+        asked = subprocess.run(
+            [server, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment,
+            timeout=START_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.decode("utf-8", "replace")
 
 
 def _die_with_parent() -> None:

