@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
@@ -17,7 +17,10 @@ _QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
 
 
 def client_of(url: str, **timeouts: float) -> tuple[AnyRedis, Sequence[redis.Redis]]:
-    """The client of a URL, and those of the sentinels it asks. Raises ValueError and RedisError for a URL that is none."""
+    """The client of a URL, and those of the sentinels it asks. Raises ValueError, TypeError and RedisError for one that is none.
+
+    What the library says of it is not to be shown: that may hold a piece of the password.
+    """
     limits = {**_QUICK, **timeouts}
     options: dict[str, Any] = {
         "socket_connect_timeout": limits["connect_timeout"],
@@ -28,10 +31,21 @@ def client_of(url: str, **timeouts: float) -> tuple[AnyRedis, Sequence[redis.Red
     scheme, _, rest = url.partition("://")
     base, _, kind = scheme.partition("+")
     if kind == "cluster":
+        _refuse_torn(url)
         return RedisCluster.from_url(f"{base}://{rest}", **options), ()
     if kind == "sentinel":
         return _watched_over(rest, ssl=base == "rediss", options=options)
+    if scheme != "unix":
+        _refuse_torn(url)
     return redis.Redis.from_url(url, **options), ()
+
+
+def _refuse_torn(url: str) -> None:
+    """Raise ValueError where a `#`, `/` or `?` of a password ends the host: what stands before it may look like host and port."""
+    parts = urlsplit(url)
+    behind = f"{parts.path}?{parts.query}".partition("=")[0]  # a value, `?password=`, may hold an @
+    if parts.fragment or ("@" in behind and "@" not in parts.netloc):
+        raise ValueError("the @ stands behind the host")
 
 
 def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> tuple[redis.Redis, Sequence[redis.Redis]]:

@@ -280,6 +280,13 @@ _FIXED_KEYS: Final = (
 _TIME: Final = "return redis.call('TIME')"
 
 
+_NO_URL: Final = (
+    "[store] redis_url: not a URL of the form redis://[USER:PASSWORD@]HOST:PORT/DATABASE (or rediss, redis+cluster, "
+    "rediss+cluster), redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE[/DATABASE] (or rediss+sentinel), or "
+    "unix:///PATH; special characters of a password are written as %XX: %23 for #, %2F for /"
+)
+
+
 def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> Store:
     """The store at `url`; nothing is sent before the first call. Raises StoreUnavailableError for a URL that is none.
 
@@ -289,8 +296,8 @@ def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> S
     """
     try:
         client, sentinels = client_of(url, **timeouts)
-    except (ValueError, RedisError) as error:
-        raise StoreUnavailableError(f"[store] redis_url: {error}") from error
+    except (ValueError, TypeError, RedisError):
+        raise StoreUnavailableError(_NO_URL) from None  # the library quotes what it stumbles over, of a password too
     return Store(client, namespace, records_kept, sentinels)
 
 

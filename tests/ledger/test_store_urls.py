@@ -239,3 +239,40 @@ def test_a_url_that_is_none_is_named(url):
     """One line that says which setting, before anything is sent."""
     with pytest.raises(StoreUnavailableError, match=r"\[store\] redis_url"):
         connect(url, "n", 10)
+
+
+@pytest.mark.parametrize("mark", ["#", "/", "?", "[", "/#?"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster"])
+@pytest.mark.parametrize("password", ["s3cret{}pw", "3141{}pw"])
+def test_no_piece_of_a_password_is_said(scheme, password, mark):
+    """A mark that ends the host tears a password in two; neither half is shown, nor taken for the host's port."""
+    with pytest.raises(StoreUnavailableError, match=r"written as %XX: %23 for #, %2F for /$") as refused:
+        connect(f"{scheme}://user:{password.format(mark)}@127.0.0.1:1/0", "n", 10)
+
+    assert not any(piece in str(refused.value) for piece in ("s3cret", "3141", "pw", "user:"))
+    assert refused.value.__suppress_context__  # a traceback shows no other words either
+
+
+def test_no_piece_of_a_sentinel_url_is_said():
+    """A service or database that is none is not repeated either."""
+    with pytest.raises(StoreUnavailableError, match=r"not a URL of the form") as refused:
+        connect("redis+sentinel://user:word@127.0.0.1:s3cret/service", "n", 10)
+
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_password_is_written_with_percent_signs_or_as_an_option(tmp_path):
+    """As the message says; behind `?password=` an @ needs none."""
+    port = free_port()
+    with serving(tmp_path / "marks", port, "--save", ""), redis.Redis(port=port) as client:
+        answering(client).execute_command("ACL", "SETUSER", "meter", "on", ">a#b/c?d@e", "~*", "+@all")
+        client.execute_command("ACL", "SETUSER", "other", "on", ">a@b", "~*", "+@all")
+
+        assert used(f"redis://meter:a%23b%2Fc%3Fd%40e@127.0.0.1:{port}/0") == EXPECTED
+        client.flushall()
+        assert used(f"redis://127.0.0.1:{port}/0?username=other&password=a@b") == EXPECTED
+
+
+def test_a_socket_may_have_any_name():
+    """Nothing of its path is taken for a password."""
+    assert connect("unix:///run/a@b.sock", "n", 10)
