@@ -10,14 +10,18 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
 
 AnyRedis = redis.Redis | RedisCluster
+
+CLIENT_ERRORS: Final = (RedisError, RedisClusterException)
+"""All that the library raises of its own. What a cluster's client meets before it knows the nodes is no RedisError."""
 
 _QUICK: Final = {"connect_timeout": 3.0, "operation_timeout": 10.0}
 
 
 def client_of(url: str, **timeouts: float) -> tuple[AnyRedis, Sequence[redis.Redis]]:
-    """The client of a URL, and those of the sentinels it asks. Raises ValueError, TypeError and RedisError for one that is none.
+    """The client of a URL, and those of the sentinels it asks. Raises ValueError, TypeError or CLIENT_ERRORS for one that is none.
 
     What the library says of it is not to be shown: that may hold a piece of the password.
     """
@@ -46,6 +50,21 @@ def _refuse_torn(url: str) -> None:
     behind = f"{parts.path}?{parts.query}".partition("=")[0]  # a value, `?password=`, may hold an @
     if parts.fragment or ("@" in behind and "@" not in parts.netloc):
         raise ValueError("the @ stands behind the host")
+
+
+def said_of(error: BaseException) -> str:
+    """An error of the client in one line."""
+    met = _met(error)
+    if met is not error and isinstance(met, ResponseError) and not isinstance(met, NoPermissionError):
+        return "this server is no cluster; the URL of one server begins with redis:// or rediss://"
+    return str(met) or type(met).__name__
+
+
+def _met(error: BaseException) -> BaseException:
+    """What a cluster's client met at the node it asked for the others: it says "no cluster" of a missing right, too."""
+    while isinstance(error, RedisClusterException) and (inner := error.__cause__ or error.__context__):
+        error = inner
+    return error
 
 
 def _watched_over(rest: str, *, ssl: bool, options: Mapping[str, Any]) -> tuple[redis.Redis, Sequence[redis.Redis]]:

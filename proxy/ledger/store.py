@@ -35,7 +35,7 @@ from proxy.ledger.answers import (
 from proxy.ledger.audit_stream import AuditStream
 from proxy.ledger.budgets import StillOpen, holds_hash, holds_text, wanted
 from proxy.ledger.places import Asked
-from proxy.ledger.redis_clients import AnyRedis, client_of
+from proxy.ledger.redis_clients import CLIENT_ERRORS, AnyRedis, client_of, said_of
 from proxy.ledger.revisions import Numbered, Offer, settlement
 from proxy.ledger.tally import BUDGETS, Batch, budget_hash
 from proxy.pricing.revisions import Place
@@ -281,9 +281,10 @@ _TIME: Final = "return redis.call('TIME')"
 
 
 _NO_URL: Final = (
-    "[store] redis_url: not a URL of the form redis://[USER:PASSWORD@]HOST:PORT/DATABASE (or rediss, redis+cluster, "
-    "rediss+cluster), redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE[/DATABASE] (or rediss+sentinel), or "
-    "unix:///PATH; special characters of a password are written as %XX: %23 for #, %2F for /"
+    "[store] redis_url: not a URL of the form redis://[USER:PASSWORD@]HOST:PORT/DATABASE (or rediss), "
+    "redis+cluster://[USER:PASSWORD@]HOST:PORT (or rediss+cluster), unix:///PATH, or "
+    "redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/SERVICE[/DATABASE] (or rediss+sentinel); "
+    "special characters of a password are written as %XX: %23 for #, %2F for /"
 )
 
 
@@ -296,7 +297,7 @@ def connect(url: str, namespace: str, records_kept: int, **timeouts: float) -> S
     """
     try:
         client, sentinels = client_of(url, **timeouts)
-    except (ValueError, TypeError, RedisError):
+    except (ValueError, TypeError, *CLIENT_ERRORS):
         raise StoreUnavailableError(_NO_URL) from None  # the library quotes what it stumbles over, of a password too
     return Store(client, namespace, records_kept, sentinels)
 
@@ -366,5 +367,5 @@ async def _awaited(value: Awaitable[Any] | Any) -> Any:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailableError(f"Redis: {error or type(error).__name__}") from error
+    except (*CLIENT_ERRORS, OSError, TimeoutError) as error:
+        raise StoreUnavailableError(f"Redis: {said_of(error)}") from error

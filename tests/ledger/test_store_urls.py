@@ -95,6 +95,29 @@ def test_a_cluster(tmp_path):
         assert used(f"redis+cluster://127.0.0.1:{port}") == EXPECTED
 
 
+def test_a_server_that_is_no_cluster_is_told_of(tmp_path):
+    """One line that says so and how the URL of one server begins; a missing right is told as what it is."""
+    port = free_port()
+    with serving(tmp_path / "single", port, "--save", ""), redis.Redis(port=port) as client:
+        answering(client).execute_command("ACL", "SETUSER", "meter", "on", ">word", "~*", "+@all", "-cluster")
+        with pytest.raises(StoreUnavailableError, match=r"^Redis: this server is no cluster; .* begins with redis://"):
+            used(f"redis+cluster://127.0.0.1:{port}")
+        with pytest.raises(StoreUnavailableError, match=r"^Redis: this user has no permissions to run the 'cluster"):
+            used(f"redis+cluster://meter:word@127.0.0.1:{port}")
+
+
+def test_a_cluster_that_is_away_or_not_whole_is_told_of(tmp_path):
+    """As any other Redis that is away, so that records wait for it; and slots that no node has are named."""
+    port = free_port()
+    with pytest.raises(StoreUnavailableError, match=rf"^Redis: Error \d+ connecting to 127.0.0.1:{port}"):
+        used(f"redis+cluster://127.0.0.1:{port}")
+    options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--save", "")
+    with serving(tmp_path / "node", port, *options), redis.Redis(port=port) as client:
+        answering(client)
+        with pytest.raises(StoreUnavailableError, match="0 of 16384 covered"):
+            used(f"redis+cluster://127.0.0.1:{port}")
+
+
 def test_a_redis_that_sentinels_watch_over(tmp_path):
     """The sentinels are asked who the master is; password and database are the master's."""
     port, watching = free_port(), free_port()
@@ -234,7 +257,8 @@ def _speaks_tls():
     return "argument must be 'yes' or 'no'" in asked.stdout + asked.stderr
 
 
-@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1", "redis+sentinel://nohost/s", "ftp://x", "redis+x"])
+@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1", "redis+sentinel://nohost/s", "ftp://x", "redis+x",
+                                 "redis+cluster://127.0.0.1:1/3", "redis+cluster://127.0.0.1:1/0?what=1"])  # fmt: skip
 def test_a_url_that_is_none_is_named(url):
     """One line that says which setting, before anything is sent."""
     with pytest.raises(StoreUnavailableError, match=r"\[store\] redis_url"):
