@@ -5,6 +5,7 @@ library logs of it. So an exception is written down as its type and its places; 
 the system's own. Of a library's line its words are written, without what it put between them.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
@@ -41,7 +42,7 @@ def configure_logging(settings: LogSettings) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
         # One write a line, also where Python buffers nothing (PYTHONUNBUFFERED): several processes share this file.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
 
@@ -60,7 +61,8 @@ def quick_line(settings: LogSettings) -> Callable[..., None]:
             line = encode({**facts, "event": event, "level": "info", "timestamp": at})
         else:
             line = f"{at} [info     ] {event:<30} ".encode() + encode(facts)
-        os.write(stream, line + b"\n")
+        with contextlib.suppress(OSError):  # as in _Unfailing
+            os.write(stream, line + b"\n")
 
     return say
 
@@ -128,6 +130,24 @@ def _places_as_text(_logger: Any, _method: str, event: MutableMapping[str, Any])
     if (error := _error_in(event)) is not None:
         event["exception"] = "\n".join(places(error))
     return event
+
+
+class _Unfailing:
+    """Standard error for lines: what cannot be written (a closed terminal, a reader that is gone, a full disk) is lost.
+
+    Nothing that is told of here may fail because it cannot be told, an open exchange or a stop least of all.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Libraries(logging.Handler):

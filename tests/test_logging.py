@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -122,3 +123,21 @@ def test_a_line_is_one_write():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "1 True"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("line", ["structlog.get_logger().info('told')", "quick_line(settings)('told')"])
+def test_a_log_that_cannot_be_written_ends_nothing(form, line):
+    """Its reader is gone, as a closed terminal is: what was being told of goes on."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = (
+        "import structlog; from proxy.logs import configure_logging, quick_line; from proxy.settings import LogSettings\n"
+        f"settings = LogSettings(format={form!r}); configure_logging(settings)\n{line}\n{line}\nprint('went on')"
+    )
+    with os.fdopen(writing, "wb") as nobody:
+        ran = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=nobody, text=True, check=False
+        )
+
+    assert ran.stdout == "went on\n"
