@@ -161,10 +161,13 @@ class Supervisor:
                 self._stop_all()
 
     def _handle_signals(self, stack: contextlib.ExitStack) -> None:
+        """A terminal that is closed asks for a stop like any other; under `nohup` it asks for nothing."""
+
         def ask(_number: int, _frame: FrameType | None) -> None:
             self._stop_asked = True
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        closed = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGINT, signal.SIGTERM, *closed):
             stack.callback(signal.signal, number, signal.signal(number, ask))
 
     def _start_store(self) -> str:

@@ -1,12 +1,14 @@
 """Starts the real thing for a test: `serve` and `simulate` as processes on free loopback ports, and ends them by pid."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.error
 import urllib.request
@@ -49,15 +51,24 @@ def get(url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
 class Process:
     """A command of ours as a child process, its standard error kept."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        terminal: int | None = None,
+    ) -> None:
+        """With a terminal, that is where it runs and what it writes to."""
         self._log = log
         with log.open("ab") as output:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "proxy", *arguments],
-                stdout=output,
-                stderr=output,
+                stdin=terminal,
+                stdout=output if terminal is None else terminal,
+                stderr=output if terminal is None else terminal,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
+                preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),  # noqa: PLW1509
             )
 
     @property
@@ -117,6 +128,7 @@ class Proxy(Process):
         addresses: tuple[str, str] | None = None,
         hold_s: float = 0.0,
         environment: dict[str, str] | None = None,
+        terminal: int | None = None,
     ) -> None:
         self.folder = folder
         self.api, self.console = addresses or (free_address(), free_address())
@@ -129,7 +141,7 @@ class Proxy(Process):
         if redis:
             arguments += ["--redis", redis]
         hold = {"METER_CONSOLE_NEW_SERIES_HOLD_SECONDS": str(hold_s)}
-        super().__init__(arguments, folder / "proxy.log", {**hold, **(environment or {})})
+        super().__init__(arguments, folder / "proxy.log", {**hold, **(environment or {})}, terminal)
 
     def wait_ready(self) -> "Proxy":
         wait_until(lambda: self.is_ready() or self.child.poll() is not None, what="ready")

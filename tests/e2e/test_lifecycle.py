@@ -3,11 +3,14 @@
 import asyncio
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -192,8 +195,16 @@ def test_a_crash_turns_open_exchanges_into_records(start_proxy):
     assert second.total("tokens_total", kind="output_answer") == 0
 
 
-def stop_inside_a_stream(proxy: Proxy, address: str) -> tuple[Seen, bool]:
-    """SIGTERM after the first event of a stream of five; what the client saw, and if a new connection was refused."""
+def sigterm(proxy: Proxy) -> None:
+    proxy.child.send_signal(signal.SIGTERM)
+
+
+def sighup(proxy: Proxy) -> None:
+    proxy.child.send_signal(signal.SIGHUP)
+
+
+def stop_inside_a_stream(proxy: Proxy, address: str, stop: Callable[[Proxy], None] = sigterm) -> tuple[Seen, bool]:
+    """A stop after the first event of a stream of five; what the client saw, and if a new connection was refused."""
 
     async def run() -> tuple[Seen, bool]:
         async def slow(_heard, writer) -> None:
@@ -207,7 +218,7 @@ def stop_inside_a_stream(proxy: Proxy, address: str) -> tuple[Seen, bool]:
             client = await Client(proxy.api).open()
             await client.send(post("/chat/completions", CHAT))
             await client.head()
-            proxy.child.send_signal(signal.SIGTERM)
+            stop(proxy)
             await asyncio.sleep(0.6)
             refused = not _connects(proxy.api)
             seen = await client.body()
@@ -217,12 +228,14 @@ def stop_inside_a_stream(proxy: Proxy, address: str) -> tuple[Seen, bool]:
     return asyncio.run(run())
 
 
-def test_open_streams_may_finish_within_the_grace_time(start_proxy):
-    """SIGTERM closes the port and lets an open stream come to its end."""
+@pytest.mark.parametrize("stop", [sigterm, sighup])
+def test_open_streams_may_finish_within_the_grace_time(start_proxy, stop):
+    """SIGTERM, or the SIGHUP of a terminal that closes, closes the port and lets an open stream come to its end."""
     address = free_address()
     proxy = start_proxy(f"http://{address}")
-    seen, refused = stop_inside_a_stream(proxy, address)
-    proxy.stop()
+    seen, refused = stop_inside_a_stream(proxy, address, stop)
+    proxy.child.wait(60)
+    last_words = proxy.output.splitlines()[-1]
     again = start_proxy(f"http://{address}")
     again.wait_applied(1)
 
@@ -230,7 +243,43 @@ def test_open_streams_may_finish_within_the_grace_time(start_proxy):
     assert seen.ended
     assert seen.body == WORD * 4 + FINISH + DONE
     assert proxy.child.returncode == 0
+    assert "audit_head" in last_words
     assert again.total("requests_total", outcome="complete") == 1
+
+
+def test_a_terminal_that_closes_cuts_no_stream(start_proxy):
+    """Nothing can be told any more, and the stop is one in good order nevertheless."""
+    address = free_address()
+    ours, theirs = pty.openpty()
+    proxy = start_proxy(f"http://{address}", terminal=theirs)
+    os.close(theirs)
+    seen, refused = stop_inside_a_stream(proxy, address, lambda _proxy: os.close(ours))
+    code = proxy.child.wait(60)
+    again = start_proxy(f"http://{address}")
+    again.wait_applied(1)
+
+    assert (refused, seen.ended, seen.body, code) == (True, True, WORD * 4 + FINISH + DONE, 0)
+    assert again.total("requests_total", outcome="complete") == 1
+
+
+def test_under_nohup_a_terminal_may_close(simulator, start_proxy):
+    """Who starts it with SIGHUP ignored wants it to live on."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        proxy = start_proxy(simulator.url)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ignored = next(
+        int(line.split()[1], 16)
+        for line in Path(f"/proc/{proxy.child.pid}/status").read_text().splitlines()
+        if line.startswith("SigIgn")
+    )
+    sighup(proxy)
+    ask(proxy, 3)
+    proxy.wait_applied(3)
+
+    assert ignored >> (signal.SIGHUP - 1) & 1
+    assert proxy.child.poll() is None
 
 
 def test_a_stop_without_grace_still_writes_every_record(start_proxy):
