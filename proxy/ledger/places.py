@@ -18,7 +18,7 @@ import structlog
 
 from proxy.ledger.combinations import COMBINATIONS, OTHER, ROOMS, SHARING, counted_together, weights
 from proxy.ledger.families import field_of
-from proxy.usage import Source, UsageRecord
+from proxy.usage import Outcome, Source, UsageRecord
 
 CAPS: Final = {"app": 200, "model": 100, "version": 50}
 """Names of each label beside those that are named by the operator or the catalog."""
@@ -204,4 +204,8 @@ def _identity(record: UsageRecord) -> tuple[str, ...]:
 
 
 def _went_well(record: UsageRecord, field: str) -> bool:
-    return 200 <= record.status < 300 and (field == "app" or record.source is Source.REPORTED)
+    """Whether the upstream took it for a good one; of what a crash interrupted nobody knows, and no stranger can bring that about."""
+    answered = 200 <= record.status < 300
+    if field == "app":
+        return answered or record.outcome is Outcome.INTERRUPTED
+    return answered and record.source is Source.REPORTED

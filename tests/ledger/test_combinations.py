@@ -155,9 +155,10 @@ def test_an_exchange_that_failed_is_no_reason_for_series_of_an_app(shelf):
     assert [one.app for one in found] == ["a", "a", OTHER]
 
 
-def test_an_app_whose_answers_tell_no_usage_is_counted(shelf):
-    """It is the model and the version that are doubted then."""
-    (found,) = counted(shelf, [asked(1, source=Source.ESTIMATED)])
+@pytest.mark.parametrize("fields", [{}, {"status": 0, "outcome": Outcome.INTERRUPTED}])
+def test_an_app_whose_answers_tell_no_usage_is_counted(shelf, fields):
+    """It is the model and the version that are doubted then. What a crash interrupted is the app's, too."""
+    (found,) = counted(shelf, [asked(1, source=Source.ESTIMATED, **fields)])
 
     assert (found.app, found.model, found.version) == ("a", OTHER, OTHER)
 
