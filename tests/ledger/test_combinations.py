@@ -111,6 +111,14 @@ def test_names_that_are_too_many_together_stay_below_the_cap_of_the_whole(shelf)
         assert OTHER in {getattr(one, label) for one in counted}
 
 
+def test_the_rooms_leave_enough_of_twenty_thousand_for_gauges():
+    """The names and fingerprints of versions can be 2,000 of them, and each room is shared by those that say so."""
+    rooms = {tuple(sorted(sharing)): ROOMS[field] for field, sharing in SHARING.items()}
+
+    assert all(ROOMS[field] == rooms[tuple(sorted(sharing))] for field, sharing in SHARING.items())
+    assert 2_000 < 20_000 - sum(room.named for room in rooms.values()) < 4_000
+
+
 def test_every_label_that_is_a_name_is_in_a_combination():
     """Otherwise there would be more series than what was reckoned with; so far a version is part of all of them."""
     names = {"upstream", "version", "model", "app", "expected"}
