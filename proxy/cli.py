@@ -18,7 +18,7 @@ from proxy import audit_command, verify_command
 from proxy.catalog_files import catalog_with
 from proxy.check_command import settings_to_look_at, store_lines, to_look_at
 from proxy.child import keep_secrets_in
-from proxy.command_options import config_option, guarded, print_table, read_file, settings_of
+from proxy.command_options import config_option, guarded, print_table, read_file, settings_of, wait_option
 from proxy.console.app import token_of, zone_of
 from proxy.demo_process import DemoOrders
 from proxy.errors import MeterError
@@ -173,13 +173,7 @@ def check(*, config: str | None, redis: str | None, data_dir: str | None) -> Non
 @click.option(
     "--heads", multiple=True, metavar="FILE", help="With --audit: a log with audit_head lines; - reads stdin."
 )
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    help="Seconds that pending records are given to arrive.",
-)
+@wait_option
 @click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @guarded
 def verify(

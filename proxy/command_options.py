@@ -34,6 +34,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 config_option = click.option("--config", type=click.Path(dir_okay=False), help="Settings file.  [default: meter.toml]")
+wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds that pending records are given to arrive.",
+)
 
 
 def settings_of(config: str | None, flags: Mapping[tuple[str, str], Any]) -> Settings:

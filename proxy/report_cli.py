@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from proxy import report_command, report_table
-from proxy.command_options import config_option, guarded, settings_of
+from proxy.command_options import config_option, guarded, settings_of, wait_option
 from proxy.console.app import zone_of
 from proxy.reports import document, interval
 from proxy.reports.report import GROUPS
@@ -22,13 +22,7 @@ from proxy.usage import CURRENCIES
 @click.option("--by", default="version", show_default=True, help=f"Any of {','.join(GROUPS)}.")
 @click.option("--currency", help="USD, CNY or USD,CNY.  [default: the one of [pricing] billing_currency]")
 @click.option("--decimals", type=click.IntRange(2, 9), default=2, show_default=True, help="Of money in the table.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=5.0,
-    show_default=True,
-    help="Seconds that pending records are given to arrive.",
-)
+@wait_option
 @click.option("--format", "output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @guarded
 def report(
