@@ -30,3 +30,16 @@ def client(server):
 def shelf(server, client):
     """What a test keeps in Redis: a namespace that is empty at its start."""
     return Shelf(server.url, client, f"test{next(numbers)}")
+
+
+@pytest.fixture
+def quick_pace(monkeypatch):
+    """Housekeeping in every round, and no long pauses while the store is away."""
+    monkeypatch.setattr("proxy.ledger.ledger.COMPARE_EVERY_S", 0.0)
+    monkeypatch.setattr("proxy.ledger.ledger.SHIP_EVERY_S", 0.0)
+    monkeypatch.setattr("proxy.ledger.ledger.RETRY_AFTER_S", 0.02)
+
+
+@pytest.fixture
+def journals(tmp_path):
+    return tmp_path / "journals"

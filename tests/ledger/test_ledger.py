@@ -1,83 +1,21 @@
 """The ledger of a worker against a real Redis: what is recorded arrives once, whatever is away meanwhile."""
 
 import asyncio
-import errno
 import os
-import threading
-from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import redis
+from ledger.at_work import QUICK, abandoned, keep, mark, running
 from ledger.given import Shelf, added, encoded, record, recovered, until
 
-from proxy.errors import JournalUnwritableError
 from proxy.ledger import embedded
 from proxy.ledger.journal import JournalWriter, journals_in, lock_abandoned, segments
 from proxy.ledger.ledger import Ledger
 from proxy.ledger.recovery import recover
 from proxy.ledger.tally import Retention
 from proxy.settings import JournalSettings
-from proxy.usage import Api, BegunMark
 
-QUICK = {"fsync_interval_seconds": 0.005, "segment_bytes": 4096}
-
-
-@pytest.fixture(autouse=True)
-def quick_pace(monkeypatch):
-    """Housekeeping in every round, and no long pauses while the store is away."""
-    monkeypatch.setattr("proxy.ledger.ledger.COMPARE_EVERY_S", 0.0)
-    monkeypatch.setattr("proxy.ledger.ledger.SHIP_EVERY_S", 0.0)
-    monkeypatch.setattr("proxy.ledger.ledger.RETRY_AFTER_S", 0.02)
-
-
-@pytest.fixture
-def journals(tmp_path):
-    return tmp_path / "journals"
-
-
-@asynccontextmanager
-async def running(shelf, journals, name="own", **settings):
-    """A ledger at work; stopped at the end, with everything shipped that can be."""
-    async with shelf.store(kept=1000) as store:
-        ledger = Ledger(
-            store, journals, name, JournalSettings(**{**QUICK, **settings}), Retention(), recover_record=recovered
-        )
-        task = asyncio.create_task(ledger.run())
-        try:
-            yield ledger
-        finally:
-            ledger.stop()
-            await asyncio.wait_for(task, 20)
-
-
-def keep(ledger, *numbers):
-    for number in numbers:
-        ledger.record(record(number))
-
-
-def abandoned(journals, name, *numbers, extra=()):
-    """A journal whose owner is gone."""
-    writer = JournalWriter(journals, name, 4096)
-    for payload in (*(encoded(record(number)) for number in numbers), *extra):
-        writer.append(payload)
-    writer.close()
-    return writer.path
-
-
-@contextmanager
-def failing(monkeypatch, name, times=10**9):
-    """A call of the disk that refuses as often as said."""
-    real, left = getattr(os, name), [times]
-
-    def refuse(*arguments):
-        if left[0]:
-            left[0] -= 1
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(f"proxy.ledger.journal.os.{name}", refuse)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_pace")
 
 
 @pytest.mark.parametrize("fsync", ["interval", "always", "never"])
@@ -251,87 +189,6 @@ def test_missing_segments_of_a_journal_are_entered_as_lost(shelf, journals):
     assert added(map(record, range(second, 31))) | {("records_unreplayable_total",): second - 1} == shelf.totals()
 
 
-def test_a_disk_that_refuses_is_waited_for(shelf, journals, monkeypatch):
-    """Records wait in memory, in their order, and go to the disk with the next one that it takes."""
-
-    async def work():
-        async with running(shelf, journals) as ledger:
-            keep(ledger, 1)
-            with failing(monkeypatch, "write"):
-                keep(ledger, 2, 3)
-            held = ledger.writable, ledger.pending_records >= 2, ledger.faults
-            keep(ledger, 4)
-            await until(lambda: not ledger.pending_records)
-            return held, ledger.writable
-
-    assert asyncio.run(work()) == ((False, True, {"journal": 2}), True)
-    assert shelf.records() == ["x-1", "x-2", "x-3", "x-4"]
-    assert added(map(record, (1, 2, 3, 4))) == shelf.totals()
-
-
-def test_what_the_disk_refused_is_written_without_waiting_for_more(shelf, journals, monkeypatch):
-    """A worker that gets no more traffic (it is not ready, says its health) writes down what it holds by itself."""
-
-    async def work():
-        async with running(shelf, journals) as ledger:
-            with failing(monkeypatch, "write"):
-                keep(ledger, 1, 2)
-            await until(lambda: ledger.writable, seconds=2)
-
-    asyncio.run(work())
-
-    assert added(map(record, (1, 2))) == shelf.totals()
-
-
-def test_what_the_disk_refused_is_not_lost_by_a_stop(shelf, journals, monkeypatch):
-    """A stop in good order writes down what waits in memory."""
-
-    async def work():
-        async with running(shelf, journals) as ledger:
-            with failing(monkeypatch, "write"):
-                keep(ledger, 1, 2)
-
-    asyncio.run(work())
-
-    assert added(map(record, (1, 2))) == shelf.totals()
-
-
-@pytest.mark.parametrize("fsync", ["interval", "always"])
-def test_a_failed_fsync_counts_nothing_twice(shelf, journals, monkeypatch, fsync):
-    """A record that is written and could not be forced to the disk at once is counted once, later."""
-
-    async def work():
-        async with running(shelf, journals, fsync=fsync) as ledger:
-            keep(ledger, 1)
-            await until(lambda: not ledger.pending_records)
-            with failing(monkeypatch, "fsync", times=1):
-                keep(ledger, 2)
-                await until(lambda: ledger.faults)
-            keep(ledger, 3)
-            await until(lambda: not ledger.pending_records)
-
-    asyncio.run(work())
-
-    assert shelf.records() == ["x-1", "x-2", "x-3"]
-    assert added(map(record, (1, 2, 3))) == shelf.totals()
-
-
-def test_memory_for_refused_records_has_an_end(shelf, journals, monkeypatch):
-    """Beyond the cap the oldest go, each counted as lost."""
-    monkeypatch.setattr("proxy.ledger.ledger.MAX_UNWRITTEN", 3)
-
-    async def work():
-        async with running(shelf, journals) as ledger:
-            with failing(monkeypatch, "write"):
-                keep(ledger, 1, 2, 3, 4, 5)
-            keep(ledger, 6)
-            await until(lambda: not ledger.pending_records)
-            return ledger.faults
-
-    assert asyncio.run(work()) == {"journal": 5, "record_lost": 2}
-    assert shelf.records() == ["x-3", "x-4", "x-5", "x-6"]
-
-
 @pytest.mark.parametrize("keeping", [{"keep_seconds": 0}, {"keep_bytes": 0}, {"keep_seconds": 0, "keep_bytes": 0}])
 def test_retention_drops_what_is_applied_and_old(shelf, journals, keeping):
     """Applied segments go when they are too old or too much; the newest stays, and so does the way on."""
@@ -459,10 +316,6 @@ def test_a_ledger_that_cannot_open_its_journal_says_so(shelf, journals):
         asyncio.run(work())
 
 
-def mark(name):
-    return BegunMark(name, 1000.0, Api.CHAT, "m", "a", 100)
-
-
 def test_what_was_open_at_a_death_becomes_records(shelf, journals):
     """Begun and never ended: one `interrupted` record each, also when an adopter died after having written them."""
     writer = JournalWriter(journals, "life-1", 4096)
@@ -508,42 +361,3 @@ def test_an_own_journal_goes_on_behind_its_damage(shelf, journals):
 
     assert added(map(record, (1, 2, 5))) | {("records_unreplayable_total",): 2} == shelf.totals()
     assert list((journals / "own").glob("*.damaged"))
-
-
-@pytest.mark.parametrize("policy", ["relay", "refuse"])
-def test_an_unwritable_journal_refuses_only_where_that_is_set(shelf, journals, monkeypatch, policy):
-    """By default the exchange goes on and the fault is counted; with `refuse` the client gets a 503."""
-
-    async def work():
-        async with running(shelf, journals, on_unwritable=policy) as ledger:
-            with failing(monkeypatch, "write"):
-                if policy == "refuse":
-                    with pytest.raises(JournalUnwritableError) as refused:
-                        ledger.begin(mark("x-1"))
-                    assert refused.value.status == 503
-                else:
-                    ledger.begin(mark("x-1"))
-            ledger.begin(mark("x-2"))
-            return ledger.faults
-
-    assert asyncio.run(work()) == {"journal": 1}
-
-
-def test_no_fsync_is_waited_for_on_the_data_path(shelf, journals, monkeypatch):
-    """With the `interval` policy every fsync runs in another thread than the streams."""
-    threads = []
-    real = os.fsync
-    monkeypatch.setattr("proxy.ledger.journal.os.fsync", lambda fd: (threads.append(threading.get_ident()), real(fd)))
-
-    async def work():
-        async with running(shelf, journals) as ledger:
-            await asyncio.sleep(0.05)
-            threads.clear()
-            for number in range(1, 30):
-                ledger.begin(mark(f"x-{number}"))
-                keep(ledger, number)
-                await asyncio.sleep(0.001)
-            await until(lambda: not ledger.pending_records)
-            return list(threads)
-
-    assert threading.get_ident() not in asyncio.run(work())
